@@ -102,7 +102,7 @@ class Instance(ABC):
 
     @abstractmethod
     async def delete(self) -> None:
-        """End what is left and free everything: processes, mounts, cgroups, files. May be called again after a failure."""
+        """End what is left and free everything: processes, mounts, cgroups, files. May be called again if it failed."""
 
     @abstractmethod
     async def wait_timeout(self, seconds: float | None) -> ExitStatus | None:

@@ -43,6 +43,6 @@ NO_TRACE: Final = TraceContext()
 
 @contextmanager
 def span(name: str, parent: TraceContext = NO_TRACE, **attributes: str | int) -> Iterator[TraceContext]:
-    """Mark the time between entering and leaving as *name*; gives the context that callees should name as their parent."""
+    """Mark the time between entering and leaving as *name*; gives the context that callees name as their parent."""
     del name, attributes
     yield parent
