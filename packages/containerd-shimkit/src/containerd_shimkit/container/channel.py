@@ -1,0 +1,91 @@
+"""The line between a shim and a container's init: whole messages, with descriptors, in both directions.
+
+The end of the line is a message too: an init whose shim has died reads it and leaves, and a native program's execve
+closes its end, which tells the shim that the program runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from ..errors import InternalError
+
+__all__ = ["Channel", "Message"]
+
+_MAX_MESSAGE: Final = 128 * 1024
+_ANCILLARY_SIZE: Final = socket.CMSG_SPACE(8 * 4)  # eight descriptors
+
+Message = Mapping[str, Any]
+"""One message: JSON, its kind under "kind". Only the shim and its own init ever write one."""
+
+
+class Channel:
+    """One end of the line."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+
+    @classmethod
+    def pair(cls) -> tuple[Channel, Channel]:
+        """Both ends: the shim's (non-blocking) and the init's (blocking)."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        ours.setblocking(False)
+        return cls(ours), cls(theirs)
+
+    def fileno(self) -> int:
+        """The end's descriptor; -1 when closed."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Close this end. May be called twice."""
+        self._socket.close()
+
+    def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
+        """Send *message* with *descriptors*. Raises: BrokenPipeError when the other side has gone."""
+        data = json.dumps(message, separators=(",", ":")).encode()
+        if len(data) > _MAX_MESSAGE:
+            raise InternalError(f"a message of {len(data)} bytes between a shim and a container's init is too long")
+        socket.send_fds(self._socket, [data], list(descriptors))
+
+    def receive(self) -> tuple[Message | None, list[int]]:
+        """The next message and its descriptors (which the caller owns); None when the other side has gone.
+
+        Raises: BlockingIOError on the shim's end when there is none yet.
+        """
+        try:
+            # not socket.recv_fds, which drops its flags: close-on-exec must be there from the start
+            data, ancillary, _flags, _address = self._socket.recvmsg(
+                _MAX_MESSAGE, _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionResetError:
+            return None, []
+        descriptors = array("i")
+        for level, kind, content in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
+        return (json.loads(data) if data else None), list(descriptors)
+
+    async def receive_async(self) -> tuple[Message | None, list[int]]:
+        """`receive` for the shim's event loop; when cancelled, no message is lost."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                return self.receive()
+            except BlockingIOError:
+                pass
+            readable: asyncio.Future[None] = loop.create_future()
+            loop.add_reader(self._socket, _wake, readable)
+            try:
+                await readable
+            finally:
+                loop.remove_reader(self._socket)
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,65 @@
+"""Removes what a container leaves: for the shim's own Delete, and for containerd's `delete` after a shim has died.
+
+Blocking, so the shim calls it in a forked child. Every step may find its work done already.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+
+from ..errors import InternalError
+from ..linux.cgroups import CgroupV1
+from ..linux.mounts import unmount_tree
+from ..linux.pidfd import ProcessIdentity, kill_process, pidfd_open
+from .state import ContainerState, read_state, remove_state
+
+__all__ = ["clean_up_bundle", "remove_traces"]
+
+_EXIT_TIMEOUT = 5.0
+
+
+def clean_up_bundle(bundle: str) -> int:
+    """Remove all that the container of *bundle* has left, whatever it was doing; gives its init's pid, or 0."""
+    state = read_state(bundle)
+    if state is None:
+        # killed before there was a state: nothing of ours but, at most, a mount that another hand made
+        unmount_tree(os.path.join(bundle, "rootfs"))
+        return 0
+    if state.init is not None:
+        _end(state.init)
+    remove_traces(state)
+    remove_state(bundle)
+    return state.init.pid if state.init else 0
+
+
+def remove_traces(state: ContainerState) -> None:
+    """End the processes left in the container's cgroup, unmount its root, remove the cgroup.
+
+    Raises: OSError, InternalError for what does not go; a second call goes on from there.
+    """
+    cgroup = CgroupV1.from_paths(state.cgroup_paths) if state.cgroup_paths else None
+    if cgroup is not None:
+        cgroup.kill_all()
+    if state.mounted_rootfs:
+        unmount_tree(state.mounted_rootfs)
+    if cgroup is not None:
+        cgroup.remove()
+
+
+def _end(init: ProcessIdentity) -> None:
+    """Kill the init and wait until it is gone, and with it every process of its pid namespace."""
+    try:
+        descriptor = pidfd_open(init.pid)
+    except ProcessLookupError:
+        return
+    try:
+        if not kill_process(init, signal.SIGKILL):
+            return
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        if not poll.poll(_EXIT_TIMEOUT * 1000):
+            raise InternalError(f"process {init.pid} did not end within {_EXIT_TIMEOUT:g} s of SIGKILL")
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,152 @@
+"""What runs once inside a container: an `Executor`, called in the container's init at two moments of its life."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from ..errors import InternalError, InvalidArgumentError, PermissionDeniedError
+from ..linux import paths
+from ..oci.spec import Process
+from .channel import Channel, Message
+
+__all__ = ["Executor", "Found", "Inside", "LinuxExecutor", "Preparation", "candidates", "environment_of", "look_up"]
+
+_DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """The new root, complete with its mounts but not yet `/`, as an executor's `prepare` finds it."""
+
+    root_fd: int
+    process: Process
+    annotations: Mapping[str, str]
+    channel: Channel
+
+    def ask(self, question: Message, descriptors: Sequence[int] = ()) -> tuple[Message, list[int]]:
+        """Put *question* to the shim and wait for its answer.
+
+        Raises: InternalError when the shim died meanwhile; what the shim could not answer ends this init.
+        """
+        self.channel.send({"kind": "question", "question": question}, descriptors)
+        reply, received = self.channel.receive()
+        if reply is None or reply["kind"] != "answer":
+            raise InternalError("the shim gave up while this container's init waited for its answer")
+        return reply["answer"], received
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What an executor needs to live on: descriptors that stay open, and whether the program may see a procfs."""
+
+    keep: tuple[int, ...] = ()
+    procfs: bool = True
+
+
+class Executor(Protocol):
+    """Runs a container's program. Both methods are called once, in the container's init.
+
+    `prepare` runs as root with the host's `/` and imports closed: everything that will be out of reach later is opened
+    here. `run` runs after the pivot with the container's user and capabilities: it returns the program's exit status,
+    or never (execve). `started` must be called when the program is about to run and can no longer fail to start.
+    """
+
+    def prepare(self, inside: Inside) -> Preparation: ...
+
+    def run(self, channel: Channel) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A regular file inside the root: its path there, an open descriptor for reading, permission bits."""
+
+    path: str
+    descriptor: int
+    mode: int
+
+
+def environment_of(process: Process) -> dict[str, str]:
+    """The process's environment; the last of several values for one name counts, an entry without "=" is ignored."""
+    return dict(entry.split("=", 1) for entry in process.env if "=" in entry)
+
+
+def candidates(name: str, process: Process, *, current_directory: bool = False) -> Iterator[str]:
+    """The absolute paths where *name* may be, in order: itself when it has a slash, else along the container's PATH.
+
+    With *current_directory* the working directory comes last.
+    """
+    if "/" in name:
+        yield os.path.join(process.cwd, name)
+        return
+    for directory in environment_of(process).get("PATH", _DEFAULT_PATH).split(":"):
+        yield os.path.join(process.cwd, directory, name)
+    if current_directory:
+        yield os.path.join(process.cwd, name)
+
+
+def look_up(root_fd: int, path: str) -> Found | str:
+    """Open the regular file at *path* inside the root, or say in a few words why there is none."""
+    try:
+        # O_PATH first: opening a device or a FIFO for reading would have effects, or block
+        handle = paths.open_in_root(root_fd, path, os.O_PATH)
+    except OSError as error:
+        return os.strerror(error.errno or errno.EIO).lower()
+    try:
+        mode = os.fstat(handle).st_mode
+        if not stat.S_ISREG(mode):
+            return "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+        return Found(path, os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC), stat.S_IMODE(mode))
+    except OSError as error:
+        return os.strerror(error.errno or errno.EIO).lower()
+    finally:
+        os.close(handle)
+
+
+class LinuxExecutor:
+    """Runs a native program by execve(2), with the specification's arguments and environment and nothing else."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._path = ""
+
+    def prepare(self, inside: Inside) -> Preparation:
+        """Find the program now, so that a missing one fails Create and not Start."""
+        reasons: list[str] = []
+        for path in candidates(self._process.args[0], self._process):
+            found = look_up(inside.root_fd, path)
+            if isinstance(found, str):
+                reasons.append(f"{path}: {found}")
+                continue
+            os.close(found.descriptor)
+            if not found.mode & 0o111:
+                reasons.append(f"{path}: not executable; chmod +x it in the image")
+                continue
+            self._path = path
+            return Preparation()
+        raise InvalidArgumentError(
+            f"process.args[0] {self._process.args[0]!r} is no program of this container ({'; '.join(reasons)})"
+        )
+
+    def use(self, path: str) -> None:
+        """Take *path*, which somebody else has looked up, for the program."""
+        self._path = path
+
+    def run(self, channel: Channel) -> int:
+        """Become the program: the channel closes with the execve, which tells the shim that it runs.
+
+        Raises: InvalidArgumentError, PermissionDeniedError with the kernel's reason.
+        """
+        del channel
+        try:
+            os.execve(self._path, self._process.args, environment_of(self._process))
+        except OSError as error:
+            message = f"cannot execute {self._path}: {error.strerror}"
+            if error.errno == errno.ENOENT:  # the file is there: what is not is the interpreter that it names
+                message += " (its ELF or #! interpreter is missing in the container)"
+            kind = PermissionDeniedError if error.errno in (errno.EACCES, errno.EPERM) else InvalidArgumentError
+            raise kind(message) from error

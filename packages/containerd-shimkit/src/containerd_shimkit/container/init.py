@@ -1,0 +1,153 @@
+"""A container's init: the child's side of making a container. From here on there is no event loop and no thread.
+
+It lives in three stages. With the host's root it carries the plan out and lets its executor look the program up; then
+it pivots and drops what it does not need; then it waits for Start and becomes, or runs, the program.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from .. import errors
+from ..instance import Mount
+from ..linux import mounts, process
+from ..linux.cgroups import CgroupV1
+from .apply import Site, apply
+from .channel import Channel, Message
+from .executor import Executor, Inside
+from .operations import Operation
+from .plan import Plan
+
+__all__ = ["InitTask", "error_from", "error_message", "forget_parent", "run_init"]
+
+_SIGNALS: Final = tuple(n for n in range(1, signal.NSIG) if n not in (signal.SIGKILL, signal.SIGSTOP, 32, 33))
+
+
+@dataclass(frozen=True, slots=True)
+class InitTask:
+    """All that an init is given at its birth."""
+
+    plan: Plan
+    annotations: Mapping[str, str]
+    rootfs: tuple[Mount, ...]  # what containerd wants mounted; empty when the root is there already
+    cgroup: CgroupV1 | None
+    stdio: tuple[int, int, int]
+    channel: Channel
+    executor: Executor
+
+
+def run_init(task: InitTask) -> NoReturn:
+    """Live a container's init's life, and leave the process: never returns, never raises.
+
+    An error before the program runs goes to the shim as a message, and ends the process with status 1.
+    """
+    status = 1
+    try:
+        forget_parent({task.channel.fileno(), *task.stdio})
+        os.setsid()
+        process.set_dumpable(False)  # no other process may look into this one while it holds the host's things
+        for target, descriptor in enumerate(task.stdio):
+            os.dup2(descriptor, target)
+        process.close_descriptors({task.channel.fileno()})
+        _expect(task.channel, "go")
+        _build(task)
+        task.channel.send({"kind": "ready"})
+        _expect(task.channel, "start")
+        status = task.executor.run(task.channel)
+    except _ShimGoneError:
+        pass
+    except BaseException as error:
+        _report(task.channel, error)
+    finally:
+        os._exit(status)
+
+
+class _ShimGoneError(Exception):
+    """The shim died; what this init has made so far is containerd's `delete` to clean up."""
+
+
+def forget_parent(keep: Iterable[int]) -> None:
+    """Let go of what a fork leaves behind of the shim: signal handlers, descriptors but *keep* and 0 to 2, logging.
+
+    The inherited event loop is never touched: unregistering from its epoll would unregister the parent.
+    """
+    gc.disable()  # a short life; a collection would write to every page that is shared with the shim
+    signal.set_wakeup_fd(-1)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    logging.disable(logging.CRITICAL)  # its descriptors go now, and their numbers will be other files'
+    process.close_descriptors(set(keep))
+    os.umask(0)
+
+
+def _expect(channel: Channel, kind: str) -> None:
+    message, _descriptors = channel.receive()
+    if message is None or message["kind"] != kind:
+        raise _ShimGoneError
+
+
+def _build(task: InitTask) -> None:
+    plan, site = task.plan, Site(task.plan.rootfs, task.cgroup)
+    if task.rootfs:
+        # in the shim's own mount namespace: containerd's own clean-up must be able to see these mounts
+        mounts.mount_rootfs(task.rootfs, plan.rootfs)
+    _check_rootfs(plan.rootfs)
+    _apply_all(plan.host, site)
+    _apply_all(plan.root, site)
+    prepared = task.executor.prepare(Inside(site.root_fd, plan.process_spec, task.annotations, task.channel))
+    if not prepared.procfs:
+        _detach_procfs(plan.rootfs)
+    _apply_all(plan.seal, site)
+    # the working directory is entered after this: no open directory of the host may be within reach of its path
+    process.close_descriptors({task.channel.fileno(), *prepared.keep})
+    _apply_all(plan.process, site)
+
+
+def _check_rootfs(rootfs: str) -> None:
+    if not os.path.isdir(rootfs):
+        raise errors.InvalidArgumentError(
+            f"the root file system {rootfs} (root.path in config.json) is not a directory; unpack or mount it first"
+        )
+
+
+def _apply_all(operations: Iterable[Operation], site: Site) -> None:
+    for operation in operations:
+        apply(operation, site)
+
+
+def _detach_procfs(rootfs: str) -> None:
+    """Take every procfs out of the new root: a guest with `/` preopened could leave its sandbox by /proc/self/mem."""
+    below = rootfs.rstrip("/") + "/"
+    found = [m.mount_point for m in mounts.read_mountinfo() if m.fstype == "proc" and m.mount_point.startswith(below)]
+    for path in reversed(found):
+        mounts.umount(path, mounts.MNT_DETACH | mounts.UMOUNT_NOFOLLOW)
+
+
+def error_message(error: BaseException) -> Message:
+    """*error* as a message of the channel; `error_from` makes it an error again."""
+    known = isinstance(error, errors.ShimError)
+    text = str(error) if known else f"{type(error).__name__}: {error}"
+    kind = type(error).__name__ if known else "InternalError"
+    return {"kind": "error", "error": kind, "message": text[:16384]}
+
+
+def error_from(message: Message) -> errors.ShimError:
+    """The error that *message* carries, of the kind that it was (InternalError for a kind unknown here)."""
+    kind = getattr(errors, str(message["error"]), None)
+    if not (isinstance(kind, type) and issubclass(kind, errors.ShimError)):
+        kind = errors.InternalError
+    return kind(message["message"])
+
+
+def _report(channel: Channel, error: BaseException) -> None:
+    try:
+        channel.send(error_message(error))
+    except (OSError, ValueError):
+        os.write(2, f"{error}\n".encode())  # the shim is gone: the container's own stderr is all that is left

@@ -1,0 +1,76 @@
+"""`ContainerInstance`: a container of this package as an `Instance`; alone, it runs native programs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from ..errors import FailedPreconditionError, InvalidArgumentError
+from ..instance import Encoded, ExitStatus, Instance, InstanceConfig, ProcessInfo
+from ..oci.spec import Spec, read_spec
+from ..shim.reaper import Reaper
+from .channel import Message
+from .executor import Executor, LinuxExecutor
+from .lifecycle import Container
+
+__all__ = ["ContainerInstance"]
+
+
+class ContainerInstance(Instance):
+    """Runs a container's native program, isolated as its config.json says.
+
+    Derived classes give another executor, and the answers to what it asks from inside the container.
+    """
+
+    def __init__(self, id: str, config: InstanceConfig) -> None:  # noqa: A002
+        super().__init__(id, config)
+        self._container: Container | None = None
+
+    def make_executor(self, spec: Spec) -> Executor:
+        """What runs inside; called once, before the container's init is forked. Raises: ShimError for the spec."""
+        if spec.process is None:
+            raise InvalidArgumentError("config.json has no `process`: there is nothing to run; add process.args")
+        return LinuxExecutor(spec.process)
+
+    async def answer(self, question: Message, descriptors: Sequence[int]) -> tuple[Message, Sequence[int]]:
+        """Answer the executor's question, asked in the init; descriptors given back are closed after they are sent."""
+        raise InvalidArgumentError(f"nobody here can answer the question {question!r}")
+
+    @property
+    def container(self) -> Container:
+        """The container, once `create` has been called. Raises: FailedPreconditionError before."""
+        if self._container is None:
+            raise FailedPreconditionError(f"container {self.id!r} has not been created")
+        return self._container
+
+    async def create(self) -> int:
+        spec = read_spec(self.config.bundle)
+        executor = self.make_executor(spec)
+        self._container = Container(self.id, self.config, spec, executor, Reaper.current(), self.answer)
+        return await self._container.create()
+
+    async def start(self) -> int:
+        return await self.container.start()
+
+    async def kill(self, signal: int, exec_id: str | None = None, all: bool = False) -> None:  # noqa: A002
+        del exec_id  # the service has refused it: there are no exec'd processes
+        self.container.kill(signal, all_processes=all)
+
+    async def delete(self) -> None:
+        await self.container.delete()
+
+    async def wait_timeout(self, seconds: float | None) -> ExitStatus | None:
+        try:
+            return await asyncio.wait_for(asyncio.shield(self.container.exited), seconds)
+        except asyncio.TimeoutError:
+            return None
+
+    async def close_io(self, exec_id: str | None = None) -> None:
+        del exec_id
+        self.container.close_stdin()
+
+    async def pids(self) -> Sequence[ProcessInfo]:
+        return self.container.pids()
+
+    async def stats(self) -> Encoded:
+        return self.container.stats()

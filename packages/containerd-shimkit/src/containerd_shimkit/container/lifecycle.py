@@ -1,0 +1,285 @@
+"""A container from the shim's side: create, start, kill, delete. The other side of the fork is `init`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal as signals
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Final, TypeAlias
+
+from ..errors import (
+    AbortedError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    ShimError,
+)
+from ..instance import Encoded, ExitStatus, InstanceConfig, ProcessInfo
+from ..linux import namespaces
+from ..linux.cgroups import CgroupV1
+from ..linux.pidfd import identify
+from ..oci.spec import Spec
+from ..shim.reaper import Reaper
+from . import cleanup, stats
+from .channel import Channel, Message
+from .executor import Executor
+from .init import InitTask, error_from, run_init
+from .plan import Plan, plan_container
+from .state import ContainerState, remove_state, write_state
+from .stdio import Stdio
+from .worker import fork_child, run_in_child
+
+__all__ = ["Answer", "Container"]
+
+_log = logging.getLogger(__name__)
+
+_CLEANUP_TIMEOUT: Final = 60.0  # seconds: an overlay's unmount may have to write its upper layer back
+
+Answer: TypeAlias = Callable[[Message, Sequence[int]], Awaitable[tuple[Message, Sequence[int]]]]
+"""Answers a question of the init's executor. The descriptors that it gets and gives are closed by the caller."""
+
+
+async def _no_answer(question: Message, descriptors: Sequence[int]) -> tuple[Message, Sequence[int]]:
+    del question, descriptors
+    raise InvalidArgumentError("this container's executor asked a question that nobody here can answer")
+
+
+class Container:
+    """One isolated process tree. Methods are called in lawful order, one at a time, by its instance."""
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002
+        config: InstanceConfig,
+        spec: Spec,
+        executor: Executor,
+        reaper: Reaper,
+        answer: Answer = _no_answer,
+    ) -> None:
+        """Plan the container, touching nothing yet. Raises: InvalidArgumentError, UnimplementedError for the spec."""
+        self.id = id
+        self._config = config
+        self._spec = spec
+        self._plan: Plan = plan_container(spec, config.bundle)
+        if config.rootfs:
+            # containerd mounts what it asks for there, whatever root.path says
+            self._plan = replace(self._plan, rootfs=os.path.join(config.bundle, "rootfs"))
+        path = spec.linux.cgroups_path if spec.linux else ""
+        self._cgroup = CgroupV1.for_path(path or f"/{config.namespace}/{id}")
+        self._executor = executor
+        self._reaper = reaper
+        self._answer = answer
+        self._stdio: Stdio | None = None
+        self._channel: Channel | None = None
+        self._state = ContainerState(id)
+        self._talk: asyncio.Task[None] | None = None
+        self.pid = 0
+        self.exited: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
+
+    async def create(self) -> int:
+        """Make the container, up to an init that waits for `start`; its pid.
+
+        Raises: ShimError, with everything undone.
+        """
+        if os.path.isdir(next(iter(self._cgroup.paths.values()), "")) and self._cgroup.pids():
+            raise FailedPreconditionError(
+                f"linux.cgroupsPath: the cgroup of container {self.id!r} has processes in it that are not its own; "
+                "give each container a path of its own"
+            )
+        try:
+            self._begin()
+            await self._accompany()
+        except BaseException:
+            await self._undo()
+            raise
+        return self.pid
+
+    async def start(self) -> int:
+        """Let the program run; its pid. Raises: ShimError when it cannot be executed, with the init gone."""
+        channel = self._open_channel()
+        try:
+            channel.send({"kind": "start"})
+        except BrokenPipeError:
+            raise self._ended_early() from None
+        message, _descriptors = await channel.receive_async()
+        if message is not None and message["kind"] == "error":
+            await self.exited
+            raise error_from(message)
+        if message is None:
+            channel.close()  # closed by execve
+        else:
+            self._talk = asyncio.get_running_loop().create_task(self._listen(channel))
+        return self.pid
+
+    def kill(self, signal: int, *, all_processes: bool = False) -> None:
+        """Send *signal* to the init, or to every process. Raises: NotFoundError when the init has ended."""
+        if self.exited.done():
+            raise NotFoundError(f"container {self.id!r} has ended: there is no process to send signal {signal} to")
+        os.kill(self.pid, signal)  # not collected yet, so the pid is still its own
+        if all_processes:
+            for pid in set(self._cgroup.pids()) - {self.pid}:
+                try:
+                    os.kill(pid, signal)
+                except ProcessLookupError:
+                    pass
+
+    async def delete(self) -> None:
+        """End what is left and remove every trace. Raises: ShimError for what would not go; may be called again."""
+        await self._end_init()
+        self._close()
+        state = self._state
+        await run_in_child(
+            lambda: cleanup.remove_traces(state),
+            self._reaper,
+            what=f"removing container {self.id!r}",
+            timeout=_CLEANUP_TIMEOUT,
+        )
+        remove_state(self._config.bundle)
+
+    def close_stdin(self) -> None:
+        """Let the container's stdin end when its client has closed it."""
+        if self._stdio is not None:
+            self._stdio.close_stdin()
+
+    def pids(self) -> Sequence[ProcessInfo]:
+        """The container's processes, init first: it is listed also when it has ended."""
+        others = () if self.exited.done() else sorted(set(self._cgroup.pids()) - {self.pid})
+        return [ProcessInfo(pid) for pid in (self.pid, *others)]
+
+    def stats(self) -> Encoded:
+        """The cgroup's figures. Raises: NotFoundError when it is gone."""
+        return stats.read_stats(self._cgroup)
+
+    def _begin(self) -> None:
+        """Fork the init. From the first line on, the state file names all that exists."""
+        bundle, config = self._config.bundle, self._config
+        mounted = self._plan.rootfs if config.rootfs else ""
+        self._state = ContainerState(self.id, None, mounted, self._cgroup.paths)
+        write_state(bundle, self._state)
+        if config.rootfs:
+            os.makedirs(mounted, mode=0o711, exist_ok=True)
+        stdio = self._stdio = Stdio(config.stdin, config.stdout, config.stderr)
+        channel, theirs = Channel.pair()
+        self._channel = channel
+        try:
+            task = InitTask(
+                self._plan, self._spec.annotations, config.rootfs, self._cgroup, stdio.child, theirs, self._executor
+            )
+            self.pid = self._fork(task)
+        finally:
+            theirs.close()
+            stdio.close_child()
+        self._reaper.watch(self.pid).add_done_callback(self._record_exit)
+        # the init waits for "go": nothing is made before its pid is on record
+        self._state = ContainerState(self.id, identify(self.pid), mounted, self._cgroup.paths)
+        write_state(bundle, self._state)
+        channel.send({"kind": "go"})
+
+    def _fork(self, task: InitTask) -> int:
+        """Fork with the pid namespace that the plan wants. Nothing here may await: other forks would land in it."""
+        path = task.plan.pid_namespace
+        if path is None:
+            return self._fork_init(task)
+        own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if path:
+                theirs = namespaces.open_namespace(path, "pid")
+                try:
+                    namespaces.setns(theirs, namespaces.CLONE_NEWPID)
+                finally:
+                    os.close(theirs)
+            else:
+                namespaces.unshare(namespaces.CLONE_NEWPID)
+            try:
+                return self._fork_init(task)
+            finally:
+                namespaces.setns(own, namespaces.CLONE_NEWPID)
+        finally:
+            os.close(own)
+
+    @staticmethod
+    def _fork_init(task: InitTask) -> int:
+        pid = fork_child()
+        if pid == 0:
+            run_init(task)
+        return pid
+
+    async def _accompany(self) -> None:
+        """Answer the init's questions until it is ready."""
+        channel = self._open_channel()
+        while True:
+            message, descriptors = await channel.receive_async()
+            try:
+                if message is None:
+                    raise await self._died()
+                if message["kind"] == "error":
+                    raise error_from(message)
+                if message["kind"] == "ready":
+                    return
+                answer, given = await self._answer(message["question"], descriptors)
+                try:
+                    channel.send({"kind": "answer", "answer": answer}, given)
+                finally:
+                    for descriptor in given:
+                        os.close(descriptor)
+            except BrokenPipeError:
+                raise await self._died() from None
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+
+    async def _listen(self, channel: Channel) -> None:
+        """Log what a running init reports: why its guest failed."""
+        while True:
+            message, _descriptors = await channel.receive_async()
+            if message is None:
+                channel.close()
+                return
+            _log.error("%s", message["message"], extra={"instance": self.id})
+
+    def _record_exit(self, future: asyncio.Future[ExitStatus]) -> None:
+        if self._plan.pid_namespace != "":  # otherwise the kernel has ended the whole pid namespace with its init
+            try:
+                self._cgroup.signal_all(signals.SIGKILL)
+            except OSError as error:
+                _log.warning("cannot end the processes left in container %s: %s", self.id, error)
+        if not self.exited.done():
+            self.exited.set_result(future.result())
+
+    async def _died(self) -> ShimError:
+        status = (await asyncio.shield(self.exited)).status
+        return AbortedError(
+            f"the init of container {self.id!r} ended with status {status} while it was being made"
+            + ("; it may have been killed for its memory limit (linux.resources.memory)" if status == 137 else "")
+        )
+
+    def _ended_early(self) -> ShimError:
+        return FailedPreconditionError(f"container {self.id!r} ended before it was started")
+
+    def _open_channel(self) -> Channel:
+        if self._channel is None:
+            raise FailedPreconditionError(f"container {self.id!r} has not been created")
+        return self._channel
+
+    async def _end_init(self) -> None:
+        if self.pid and not self.exited.done():
+            os.kill(self.pid, signals.SIGKILL)
+            await asyncio.shield(self.exited)
+
+    async def _undo(self) -> None:
+        """After a failed create: remove what there is, and keep the error that was the reason."""
+        try:
+            await self.delete()
+        except (ShimError, OSError) as error:
+            _log.error("container %s could not be cleaned up after its failed create: %s", self.id, error)
+
+    def _close(self) -> None:
+        if self._talk is not None:
+            self._talk.cancel()
+        if self._channel is not None:
+            self._channel.close()
+        if self._stdio is not None:
+            self._stdio.close()

@@ -1,0 +1,235 @@
+"""The steps that make a container, as values: a plan of them is compared in a test before anything is mounted.
+
+Paths named `target` or `path` are as the container will see them; `source` paths are the host's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ..oci.spec import Resources
+
+__all__ = [
+    "BindMount",
+    "BringLoopbackUp",
+    "ChangeDirectory",
+    "DeviceNode",
+    "DropPrivileges",
+    "FilesystemMount",
+    "JoinCgroup",
+    "JoinNamespace",
+    "MakeDirectory",
+    "MaskPath",
+    "Operation",
+    "PivotRoot",
+    "PrepareRoot",
+    "ReadonlyPath",
+    "ReadonlyRoot",
+    "SetDomainname",
+    "SetHostname",
+    "SetOomScoreAdj",
+    "SetRlimit",
+    "SetSysctl",
+    "SymbolicLink",
+    "Unshare",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class SetOomScoreAdj:
+    """How readily the kernel's out-of-memory killer picks this process, -1000 to 1000."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class JoinCgroup:
+    """Make the container's cgroup (its paths are made when the shim knows them), limit it, enter it."""
+
+    resources: Resources | None
+
+
+@dataclass(frozen=True, slots=True)
+class JoinNamespace:
+    """Enter the existing namespace at *path*; *kind* is the specification's word for it."""
+
+    kind: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unshare:
+    """Make new namespaces of these kinds (the specification's words) and enter them."""
+
+    kinds: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BringLoopbackUp:
+    """Give a new network namespace its loopback interface."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareRoot:
+    """Cut the new mount namespace off from the host's and make the new root a mount of its own."""
+
+    recursive_slave: bool  # host's later mounts still arrive (rslave), or nothing does (rprivate)
+
+
+@dataclass(frozen=True, slots=True)
+class BindMount:
+    """Show the host's *source* at *target*; *flags* and *cleared* are MS_ bits for a second, re-mounting call."""
+
+    source: str
+    target: str
+    recursive: bool = False
+    flags: int = 0
+    cleared: int = 0
+    propagation: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FilesystemMount:
+    """Mount a new file system of type *fstype* at *target*."""
+
+    fstype: str
+    source: str
+    target: str
+    flags: int = 0
+    data: str = ""
+    propagation: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceNode:
+    """A character or block device or FIFO; *mode* holds the file type bits as well (`stat.S_IFCHR | 0o666`)."""
+
+    path: str
+    mode: int
+    major: int
+    minor: int
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolicLink:
+    """A link at *path* in the container; left alone when something is there already."""
+
+    path: str
+    points_to: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetSysctl:
+    """Write *value* to the namespaced kernel setting *name*, given with slashes: `net/ipv4/ip_forward`."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetHostname:
+    """The UTS namespace's host name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetDomainname:
+    """The UTS namespace's NIS domain name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class MakeDirectory:
+    """A directory with its parents, where the image has none (a working directory that nobody made)."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class MaskPath:
+    """Hide *path*: a file below /dev/null, a directory below an empty read-only tmpfs; nothing when absent."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadonlyPath:
+    """Make *path* and all below it read-only; nothing when absent."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadonlyRoot:
+    """Make the root mount read-only (mounts on it keep their own setting)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PivotRoot:
+    """Make the new root `/`, and let go of the host's tree."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetRlimit:
+    """A resource limit by its RLIMIT_ name; 2^64-1 is infinity."""
+
+    type: str
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropPrivileges:
+    """Capabilities (by name), user, groups, umask, no_new_privs: one operation, for their order is a rule.
+
+    The bounding set goes first (it needs CAP_SETPCAP), ids next (kept capabilities bridge the change), the capability
+    sets after, ambient ones last (they must be permitted and inheritable).
+    """
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    umask: int
+    bounding: tuple[str, ...]
+    effective: tuple[str, ...]
+    permitted: tuple[str, ...]
+    inheritable: tuple[str, ...]
+    ambient: tuple[str, ...]
+    no_new_privileges: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeDirectory:
+    """The process's working directory."""
+
+    path: str
+
+
+Operation: TypeAlias = (
+    SetOomScoreAdj
+    | JoinCgroup
+    | JoinNamespace
+    | Unshare
+    | BringLoopbackUp
+    | PrepareRoot
+    | BindMount
+    | FilesystemMount
+    | DeviceNode
+    | SymbolicLink
+    | SetSysctl
+    | SetHostname
+    | SetDomainname
+    | MakeDirectory
+    | MaskPath
+    | ReadonlyPath
+    | ReadonlyRoot
+    | PivotRoot
+    | SetRlimit
+    | DropPrivileges
+    | ChangeDirectory
+)

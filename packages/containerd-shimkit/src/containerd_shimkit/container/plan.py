@@ -1,0 +1,298 @@
+"""From a spec to the ordered steps that carry it out. Pure: nothing is touched, so a plan can be tested anywhere.
+
+What this version cannot do is refused here, by the field's name, before anything has been changed.
+Source: OCI runtime specification 1.2, config.md and config-linux.md.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from ..errors import InvalidArgumentError, ShimError, UnimplementedError
+from ..oci import mount_options as ms
+from ..oci.spec import Device, Linux, Mount, Process, Spec
+from .operations import (
+    BindMount,
+    BringLoopbackUp,
+    ChangeDirectory,
+    DeviceNode,
+    DropPrivileges,
+    FilesystemMount,
+    JoinCgroup,
+    JoinNamespace,
+    MakeDirectory,
+    MaskPath,
+    Operation,
+    PivotRoot,
+    PrepareRoot,
+    ReadonlyPath,
+    ReadonlyRoot,
+    SetDomainname,
+    SetHostname,
+    SetOomScoreAdj,
+    SetRlimit,
+    SetSysctl,
+    SymbolicLink,
+    Unshare,
+)
+
+__all__ = ["Plan", "plan_container"]
+
+_DEFAULT_DEVICES: Final = (
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+)
+_DEFAULT_LINKS: Final = (
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+    ("/dev/ptmx", "pts/ptmx"),
+)
+_DEVICE_TYPES: Final = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
+_JOINABLE: Final = ("ipc", "uts", "network", "cgroup")
+_IPC_SYSCTLS: Final = frozenset(
+    f"kernel/{name}" for name in ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The steps of a container's init, in four groups; between the second and the third it looks its program up.
+
+    `host`: in the host's mount namespace. `root`: the new root is built. `seal`: what must be read-only or hidden
+    becomes so, and the new root becomes `/`. `process`: the process becomes the unprivileged one that will run.
+    """
+
+    process_spec: Process
+    pid_namespace: str | None  # "" for a new one, a path for an existing one, None for the shim's own
+    rootfs: str
+    host: tuple[Operation, ...]
+    root: tuple[Operation, ...]
+    seal: tuple[Operation, ...]
+    process: tuple[Operation, ...]
+
+
+def plan_container(spec: Spec, bundle: str) -> Plan:
+    """Plan the container that *spec* describes, in the absolute path *bundle*.
+
+    Raises: InvalidArgumentError for what no version could do, UnimplementedError for what this one cannot.
+    """
+    process, linux = _required(spec)
+    _refuse_unsupported(spec, process, linux)
+    kinds = {namespace.type: namespace.path for namespace in linux.namespaces}
+    _check_namespaces(kinds)
+    root_path = spec.root.path if spec.root else "rootfs"
+    return Plan(
+        process_spec=process,
+        pid_namespace=kinds.get("pid"),
+        rootfs=posixpath.normpath(posixpath.join(bundle, root_path)),
+        host=tuple(_host_steps(process, linux, kinds)),
+        root=tuple(_root_steps(spec, linux, kinds)),
+        seal=tuple(_seal_steps(spec, linux)),
+        process=tuple(_process_steps(process)),
+    )
+
+
+def _required(spec: Spec) -> tuple[Process, Linux]:
+    if spec.process is None:
+        raise InvalidArgumentError("config.json has no `process`: there is nothing to run; add process.args")
+    if not spec.process.args:
+        raise InvalidArgumentError(
+            "config.json: process.args is empty: there is nothing to run; name the program (an image's entrypoint)"
+        )
+    if not posixpath.isabs(spec.process.cwd):
+        raise InvalidArgumentError(f"config.json: process.cwd is {spec.process.cwd!r}, which is not an absolute path")
+    if spec.linux is None:
+        raise InvalidArgumentError("config.json has no `linux` section: this shim makes Linux containers only")
+    return spec.process, spec.linux
+
+
+def _refuse_unsupported(spec: Spec, process: Process, linux: Linux) -> None:
+    """Refuse, by name, every field that asks for something this version does not do."""
+    resources = linux.resources
+    asked = {
+        "process.terminal": process.terminal,
+        "process.apparmorProfile": process.apparmor_profile,
+        "process.selinuxLabel": process.selinux_label,
+        "process.scheduler": process.scheduler,
+        "process.ioPriority": process.io_priority,
+        "hooks": any(spec.hooks.values()),
+        "linux.seccomp": linux.seccomp,
+        "linux.intelRdt": linux.intel_rdt,
+        "linux.personality": linux.personality,
+        "linux.timeOffsets": linux.time_offsets,
+        "linux.mountLabel": linux.mount_label,
+        "linux.uidMappings": linux.uid_mappings,
+        "linux.gidMappings": linux.gid_mappings,
+        "linux.resources.blockIO": resources and resources.block_io,
+        "linux.resources.hugepageLimits": resources and resources.hugepage_limits,
+        "linux.resources.network": resources and resources.network,
+        "linux.resources.rdma": resources and resources.rdma,
+        "linux.resources.unified": resources and resources.unified,
+        "linux.resources.cpu.realtimeRuntime": resources and resources.cpu and resources.cpu.realtime_runtime,
+        "linux.resources.cpu.realtimePeriod": resources and resources.cpu and resources.cpu.realtime_period,
+        "linux.resources.cpu.idle": resources and resources.cpu and resources.cpu.idle,
+    }
+    for field, value in asked.items():
+        if value:
+            raise _unsupported(field, "is set")
+    if linux.rootfs_propagation not in ("", "private", "rprivate", "slave", "rslave"):
+        raise _unsupported("linux.rootfsPropagation", f"is {linux.rootfs_propagation!r}")
+
+
+def _unsupported(field: str, what: str) -> ShimError:
+    return UnimplementedError(
+        f"config.json: {field} {what}, which this version of the shim does not support; leave it out, "
+        "or run this container with another runtime"
+    )
+
+
+def _check_namespaces(kinds: dict[str, str]) -> None:
+    for kind, path in kinds.items():
+        if kind in ("user", "time"):
+            raise _unsupported(f"linux.namespaces: {kind}", "is asked for")
+        if kind not in ("mount", "pid", *_JOINABLE):
+            raise InvalidArgumentError(f"config.json: linux.namespaces has the unknown type {kind!r}")
+        if path and not posixpath.isabs(path):
+            raise InvalidArgumentError(f"config.json: the {kind} namespace's path {path!r} is not absolute")
+    if "mount" not in kinds:
+        raise InvalidArgumentError("config.json: linux.namespaces has no `mount`: a container needs mounts of its own")
+    if kinds["mount"]:
+        raise _unsupported("linux.namespaces: mount", f"is to be joined at {kinds['mount']!r}")
+
+
+def _host_steps(process: Process, linux: Linux, kinds: dict[str, str]) -> Iterator[Operation]:
+    if process.oom_score_adj is not None:
+        yield SetOomScoreAdj(process.oom_score_adj)
+    yield JoinCgroup(linux.resources)
+    # joined before the new mount namespace exists, while their paths can still be seen
+    yield from (JoinNamespace(kind, kinds[kind]) for kind in _JOINABLE if kinds.get(kind))
+    # the cgroup namespace's root is the cgroup that this process is in: it comes after the join
+    new = tuple(kind for kind in ("mount", *_JOINABLE) if kinds.get(kind) == "")
+    yield Unshare(new)
+    if "network" in new:
+        yield BringLoopbackUp()
+
+
+def _root_steps(spec: Spec, linux: Linux, kinds: dict[str, str]) -> Iterator[Operation]:
+    yield PrepareRoot(recursive_slave=linux.rootfs_propagation in ("slave", "rslave"))
+    for index, mount in enumerate(spec.mounts):
+        yield _plan_mount(mount, f"mounts[{index}]")
+    bind_dev = any(posixpath.normpath(m.destination) == "/dev" and _is_bind(m) for m in spec.mounts)
+    if not bind_dev:  # a /dev of the host's has what it has; nothing of ours is written there
+        for name, major, minor in _DEFAULT_DEVICES:
+            yield DeviceNode(f"/dev/{name}", stat.S_IFCHR | 0o666, major, minor, 0, 0)
+        for index, device in enumerate(linux.devices):
+            yield _plan_device(device, f"linux.devices[{index}]")
+        for path, points_to in _DEFAULT_LINKS:
+            yield SymbolicLink(path, points_to)
+    elif linux.devices:
+        raise InvalidArgumentError("config.json: linux.devices are asked for, but /dev is a bind mount of the host's")
+    yield from _plan_sysctls(linux, kinds)
+    for field, name in (("hostname", spec.hostname), ("domainname", spec.domainname)):
+        if name:
+            if "uts" not in kinds:
+                raise InvalidArgumentError(f"config.json: {field} is {name!r} but linux.namespaces has no `uts`")
+            yield SetHostname(name) if field == "hostname" else SetDomainname(name)
+
+
+def _is_bind(mount: Mount) -> bool:
+    return mount.type == "bind" or "bind" in mount.options or "rbind" in mount.options
+
+
+def _plan_mount(mount: Mount, field: str) -> Operation:
+    if mount.uid_mappings or mount.gid_mappings:
+        raise _unsupported(f"{field}.uidMappings", "is set")
+    options = ms.parse_options(mount.options)
+    if options.unsupported:
+        raise _unsupported(f"{field}.options", f"has {options.unsupported[0]!r}")
+    if not posixpath.isabs(mount.destination):
+        raise InvalidArgumentError(f"config.json: {field}.destination {mount.destination!r} is not an absolute path")
+    target = posixpath.normpath(mount.destination)
+    if target in ("/", "//"):
+        raise InvalidArgumentError(f"config.json: {field}.destination is '/': the root file system stands there")
+    if _is_bind(mount):
+        if not posixpath.isabs(mount.source):
+            raise InvalidArgumentError(f"config.json: {field}.source {mount.source!r} of a bind mount is not absolute")
+        recursive = bool(options.flags & ms.MS_REC)
+        flags = options.flags & ~(ms.MS_BIND | ms.MS_REC)
+        return BindMount(mount.source, target, recursive, flags, options.cleared, options.propagation)
+    if mount.type in ("", "cgroup", "cgroup2"):
+        raise _unsupported(f"{field}.type", f"is {mount.type!r}")
+    flags = options.flags & ~ms.MS_REC
+    if target == "/dev":
+        flags &= ~ms.MS_RDONLY  # it is filled first; `_seal_steps` makes it read-only
+    return FilesystemMount(mount.type, mount.source or mount.type, target, flags, options.data, options.propagation)
+
+
+def _plan_device(device: Device, field: str) -> DeviceNode:
+    if device.type not in _DEVICE_TYPES:
+        raise InvalidArgumentError(f"config.json: {field}.type is {device.type!r}; it must be one of c, u, b, p")
+    path = posixpath.normpath(device.path)
+    if not posixpath.isabs(path) or path == "/":
+        raise InvalidArgumentError(f"config.json: {field}.path {device.path!r} is not a path of a device")
+    permissions = 0o666 if device.file_mode is None else device.file_mode & 0o7777
+    mode = _DEVICE_TYPES[device.type] | permissions
+    return DeviceNode(path, mode, device.major or 0, device.minor or 0, device.uid or 0, device.gid or 0)
+
+
+def _plan_sysctls(linux: Linux, kinds: dict[str, str]) -> Iterator[SetSysctl]:
+    for key, value in linux.sysctl.items():
+        name = key if "/" in key else key.replace(".", "/")
+        if not all(part and part != ".." for part in name.split("/")):
+            raise InvalidArgumentError(f"config.json: linux.sysctl has the malformed name {key!r}")
+        if name.startswith("net/"):
+            needs = "network"
+        elif name in _IPC_SYSCTLS or name.startswith("fs/mqueue/"):
+            needs = "ipc"
+        elif name == "kernel/domainname":
+            needs = "uts"
+        else:
+            raise InvalidArgumentError(
+                f"config.json: linux.sysctl {key!r} belongs to no namespace: it would change the host; set it there"
+            )
+        if needs not in kinds:
+            raise InvalidArgumentError(
+                f"config.json: linux.sysctl {key!r} needs a namespace of type `{needs}`, or it would change the host"
+            )
+        yield SetSysctl(name, value)
+
+
+def _seal_steps(spec: Spec, linux: Linux) -> Iterator[Operation]:
+    if spec.process:
+        yield MakeDirectory(posixpath.normpath(spec.process.cwd))
+    for mount in spec.mounts:
+        if posixpath.normpath(mount.destination) == "/dev" and "ro" in mount.options and not _is_bind(mount):
+            yield ReadonlyPath("/dev")
+    yield from (ReadonlyPath(path) for path in linux.readonly_paths)
+    yield from (MaskPath(path) for path in linux.masked_paths)
+    if spec.root and spec.root.readonly:
+        yield ReadonlyRoot()
+    yield PivotRoot()
+
+
+def _process_steps(process: Process) -> Iterator[Operation]:
+    yield from (SetRlimit(limit.type, limit.soft, limit.hard) for limit in process.rlimits)
+    capabilities, user = process.capabilities, process.user
+    yield DropPrivileges(
+        uid=user.uid,
+        gid=user.gid,
+        groups=user.additional_gids,
+        umask=0o022 if user.umask is None else user.umask,
+        bounding=capabilities.bounding if capabilities else (),
+        effective=capabilities.effective if capabilities else (),
+        permitted=capabilities.permitted if capabilities else (),
+        inheritable=capabilities.inheritable if capabilities else (),
+        ambient=capabilities.ambient if capabilities else (),
+        no_new_privileges=process.no_new_privileges,
+    )
+    yield ChangeDirectory(process.cwd)

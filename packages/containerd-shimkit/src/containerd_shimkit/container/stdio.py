@@ -1,0 +1,118 @@
+"""A container's standard streams: opened by the shim in an order that cannot block, inherited by the init.
+
+The container writes straight into containerd's FIFOs; nothing copies. The shim keeps, of each output FIFO, an end for
+reading: so a client that goes away neither kills the container by SIGPIPE nor loses what is in the pipe, and, since
+only writers hold back the end of a file, the client still sees it when the container's last process has gone.
+Of the stdin FIFO it keeps an end for writing, so that a client may detach and attach again; CloseIO closes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from typing import Final
+
+from ..errors import InvalidArgumentError, NotFoundError, PermissionDeniedError, ShimError
+
+__all__ = ["Stdio"]
+
+_FLAGS: Final = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+
+
+class Stdio:
+    """The three streams of one process."""
+
+    def __init__(self, stdin: str, stdout: str, stderr: str) -> None:
+        """Open the streams; an empty path is /dev/null. Raises: ShimError that names the stream and its path."""
+        self._child: list[int] = []
+        self._kept: list[int] = []
+        self._stdin_writer = -1
+        try:
+            self._open_stdin(stdin)
+            for name, path in (("stdout", stdout), ("stderr", stderr)):
+                self._open_output(name, path)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def child(self) -> tuple[int, int, int]:
+        """The child's descriptors for 0, 1 and 2."""
+        stdin, stdout, stderr = self._child
+        return stdin, stdout, stderr
+
+    def close_child(self) -> None:
+        """Let go of the child's ends, once it has been forked: a copy kept here would hold back the streams' end."""
+        while self._child:
+            os.close(self._child.pop())
+
+    def close_stdin(self) -> None:
+        """Let the child's stdin end as soon as its other writers have closed it."""
+        if self._stdin_writer >= 0:
+            os.close(self._stdin_writer)
+            self._stdin_writer = -1
+
+    def close(self) -> None:
+        """Close all that is open. May be called twice."""
+        self.close_child()
+        self.close_stdin()
+        while self._kept:
+            os.close(self._kept.pop())
+
+    def _open_stdin(self, path: str) -> None:
+        reader = _open("stdin", path or "/dev/null", os.O_RDONLY)
+        self._child.append(reader)
+        if stat.S_ISFIFO(os.fstat(reader).st_mode):
+            # now that there is a reader, a writer can be opened without waiting for one
+            self._stdin_writer = _open("stdin", path, os.O_WRONLY)
+        _make_blocking(reader)
+
+    def _open_output(self, name: str, path: str) -> None:
+        if not path:
+            self._child.append(_open(name, "/dev/null", os.O_WRONLY))
+            return
+        mode = _stat(name, path).st_mode
+        if stat.S_ISFIFO(mode):
+            self._kept.append(_open(name, path, os.O_RDONLY))
+            writer = _open(name, path, os.O_WRONLY)
+        elif stat.S_ISREG(mode):
+            writer = _open(name, path, os.O_WRONLY | os.O_APPEND)
+        elif stat.S_ISCHR(mode):
+            writer = _open(name, path, os.O_WRONLY)
+        else:
+            raise InvalidArgumentError(f"{name} {path!r} is neither a FIFO nor a file nor a character device")
+        self._child.append(writer)
+        _make_blocking(writer)
+
+
+def _stat(name: str, path: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except OSError as error:
+        raise _error(name, path, error) from error
+
+
+def _open(name: str, path: str, flags: int) -> int:
+    if "://" in path:
+        raise InvalidArgumentError(f"{name} {path!r} is a URI; this shim takes paths of FIFOs and files")
+    try:
+        return os.open(path, flags | _FLAGS)
+    except OSError as error:
+        raise _error(name, path, error) from error
+
+
+def _error(name: str, path: str, error: OSError) -> ShimError:
+    kinds: dict[int | None, type[ShimError]] = {
+        errno.ENOENT: NotFoundError,
+        errno.EACCES: PermissionDeniedError,
+        errno.EPERM: PermissionDeniedError,
+    }
+    kind = kinds.get(error.errno, InvalidArgumentError)
+    return kind(f"{name} {path!r} cannot be opened: {error.strerror}; the client makes it before it creates the task")
+
+
+def _make_blocking(descriptor: int) -> None:
+    # each end is a file description of its own, so the shim's ends stay non-blocking
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) & ~os.O_NONBLOCK)

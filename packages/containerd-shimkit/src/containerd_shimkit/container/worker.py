@@ -1,0 +1,105 @@
+"""Work that blocks or computes, done in a forked child while the shim's loop goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from ..errors import AbortedError, DeadlineExceededError, InternalError
+from ..linux import namespaces, process
+from ..shim.reaper import Reaper
+from .channel import Channel
+from .init import error_from, error_message, forget_parent
+
+__all__ = ["Confinement", "fork_child", "run_in_child"]
+
+_TASKS: Final = "/proc/self/task"
+_NOBODY: Final = 65534
+
+
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """For work on what others wrote: as nobody, without network and new privileges, in a bounded address space."""
+
+    memory_bytes: int
+
+
+def fork_child() -> int:
+    """os.fork(), having made sure that there is one thread to fork. Raises: InternalError when there are more."""
+    if len(os.listdir(_TASKS)) != 1:
+        raise InternalError("this shim has started a thread and can no longer fork safely: a bug of its engine")
+    return os.fork()
+
+
+async def run_in_child(
+    work: Callable[[], None],
+    reaper: Reaper,
+    *,
+    what: str,
+    timeout: float,
+    keep: Collection[int] = (),
+    confinement: Confinement | None = None,
+) -> None:
+    """Run *work* in a forked child, which keeps the descriptors *keep*; wait for its end, *timeout* seconds at most.
+
+    With a *confinement* the child has lost all privileges before *work* begins.
+
+    Raises: the ShimError that *work* raised; DeadlineExceededError; AbortedError when the child was killed. *what*
+    names the work in their messages. The child is gone when this returns or raises, also when cancelled.
+    """
+    ours, theirs = Channel.pair()
+    try:
+        pid = fork_child()
+        if pid == 0:
+            _be_worker(work, theirs, keep, confinement)
+        ended = reaper.watch(pid)
+        theirs.close()
+        try:
+            await asyncio.wait_for(asyncio.shield(ended), timeout)
+        except (asyncio.TimeoutError, asyncio.CancelledError) as error:
+            os.kill(pid, signal.SIGKILL)
+            await asyncio.shield(ended)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            raise DeadlineExceededError(f"{what} took longer than {timeout:g} s and was given up") from None
+        message, _descriptors = ours.receive()
+    finally:
+        ours.close()
+        theirs.close()
+    status = ended.result().status
+    if message is not None and message["kind"] == "error":
+        raise error_from(message)
+    if status != 0:
+        raise AbortedError(f"{what} failed: the process that did it ended with status {status}")
+
+
+def _be_worker(
+    work: Callable[[], None], channel: Channel, keep: Collection[int], confinement: Confinement | None
+) -> NoReturn:
+    status = 1
+    try:
+        forget_parent({channel.fileno(), *keep})
+        if confinement is not None:
+            _confine(confinement)
+        work()
+        status = 0
+    except BaseException as error:
+        channel.send(error_message(error))
+    finally:
+        os._exit(status)
+
+
+def _confine(confinement: Confinement) -> None:
+    namespaces.unshare(namespaces.CLONE_NEWNET)
+    limit = confinement.memory_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.setgroups([])
+    os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+    os.setresuid(_NOBODY, _NOBODY, _NOBODY)  # from root to nobody: the kernel empties the capability sets
+    process.set_no_new_privs()
