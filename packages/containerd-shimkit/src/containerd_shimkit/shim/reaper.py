@@ -1,0 +1,69 @@
+"""The one place of a shim that collects children: its own, by pid, and strangers', which a subreaper is handed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from datetime import datetime, timezone
+from typing import ClassVar
+from weakref import WeakKeyDictionary
+
+from ..instance import ExitStatus
+
+__all__ = ["Reaper"]
+
+
+class Reaper:
+    """Exit statuses of forked children.
+
+    A pid given to `watch` right after the fork cannot have been collected before: both happen in the loop's thread.
+    Until its future is done the pid is still the child's, so a signal sent to it can hit nobody else.
+    """
+
+    _of_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Reaper]] = WeakKeyDictionary()
+
+    def __init__(self) -> None:
+        self._watched: dict[int, asyncio.Future[ExitStatus]] = {}
+
+    @classmethod
+    def current(cls) -> Reaper:
+        """The running loop's reaper, started if need be: a process collects its children in one place or loses them."""
+        loop = asyncio.get_running_loop()
+        reaper = cls._of_loop.get(loop)
+        if reaper is None:
+            reaper = cls._of_loop[loop] = cls()
+            reaper.start()
+        return reaper
+
+    def start(self) -> None:
+        """Begin to collect, on the running loop."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._collect)
+
+    def stop(self) -> None:
+        """Stop collecting; what still lives is left alone."""
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
+
+    def watch(self, pid: int) -> asyncio.Future[ExitStatus]:
+        """A future of the end of the child *pid*, to be asked for before control goes back to the loop."""
+        future: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
+        self._watched[pid] = future
+        return future
+
+    def _collect(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            future = self._watched.pop(pid, None)
+            if future is not None and not future.done():
+                future.set_result(ExitStatus(exit_status_of(status), datetime.now(timezone.utc)))
+
+
+def exit_status_of(wait_status: int) -> int:
+    """waitpid's status as containerd counts: the exit status, or 128 + the signal that ended it."""
+    code = os.waitstatus_to_exitcode(wait_status)
+    return code if code >= 0 else 128 - code

@@ -1,0 +1,157 @@
+"""The serving process: what one pod's shim is made of, from its first import to its last line of log."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import resource
+import signal
+import socket
+from collections.abc import Mapping
+from typing import Final
+
+from ..container.closed_world import close_imports, pin_libraries
+from ..instance import Instance, InstanceConfig
+from ..linux import process
+from ..task.service import TaskService
+from ..ttrpc.aio.server import Call, Handler, Server
+from .args import ShimArgs
+from .bootstrap import Shim
+from .group import ANNOUNCE_METHOD, GROUP_SERVICE, GroupLock, decode_announcement
+from .logger import BundleLogHandler
+from .messages import StartInput, shim_cgroup_of
+from .publisher import Publisher
+from .reaper import Reaper
+
+__all__ = ["serve"]
+
+_log = logging.getLogger(__name__)
+
+_ANNOUNCED_FOR: Final = 60.0  # seconds that a shim waits for the Create that a `start` has announced
+_LOCK_RETRY: Final = 0.02
+_FLUSH_TIMEOUT: Final = 5.0
+
+
+def serve(shim: Shim, args: ShimArgs, listener: socket.socket, bundle: str, request: StartInput) -> None:
+    """Serve tasks on *listener* until the last one has gone; returns when the process may end.
+
+    Everything is imported and loaded first, then imports are closed, then the first request is read.
+    """
+    handler = BundleLogHandler()
+    handler.add(args.id, bundle)
+    logging.basicConfig(level=logging.DEBUG if args.debug else logging.INFO, handlers=[handler], force=True)
+    _set_up_process(shim_cgroup_of(request.options))
+    shim.warm()
+    pin_libraries()
+    close_imports()
+    gc.collect()
+    gc.freeze()  # what exists now is shared with every child; a collection there must not touch it
+    events = request.bootstrap.containerd_ttrpc_address if request.bootstrap else ""
+    asyncio.run(_Serving(shim, args, handler, listener, events or os.environ.get("TTRPC_ADDRESS", "")).run())
+
+
+def _set_up_process(shim_cgroup: str) -> None:
+    process.set_child_subreaper()
+    process.set_name("containerd-shim")
+    os.umask(0o022)
+    try:
+        with open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:
+            score = min(int(file.read()) + 1, 1000)  # a shim goes before containerd, and after its containers
+            file.seek(0)
+            file.write(str(score))
+    except OSError as error:
+        _log.warning("cannot raise the shim's oom_score_adj: %s", error)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a pod's containers take a few descriptors each
+    if shim_cgroup:
+        from ..linux.cgroups import CgroupV1
+
+        cgroup = CgroupV1.for_path(shim_cgroup)
+        cgroup.create()
+        cgroup.join()
+
+
+class _Serving:
+    """One shim's parts and how they end together."""
+
+    def __init__(
+        self, shim: Shim, args: ShimArgs, handler: BundleLogHandler, listener: socket.socket, events_address: str
+    ) -> None:
+        self._shim = shim
+        self._args = args
+        self._handler = handler
+        self._listener = listener
+        self._publisher = Publisher(events_address, args.namespace)
+        self._path = str(listener.getsockname())
+        self._announced: dict[str, asyncio.TimerHandle] = {}
+        self._ended = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until the group has ended."""
+        loop = asyncio.get_running_loop()
+        Reaper.current()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # containers are left as they are: containerd sees the connection close and runs `delete` for each
+            loop.add_signal_handler(number, self._ended.set)
+        self._publisher.start()
+        self._tasks = TaskService(
+            self._args.namespace,
+            self._make_instance,
+            self._publisher,
+            on_shutdown=self._end_if_idle,
+            containerd_address=self._args.address,
+            may_shut_down=lambda: not self._announced,
+        )
+        self._announce(self._args.id)
+        server = Server({**self._tasks.services(), GROUP_SERVICE: self._group_handlers()})
+        server.start(self._listener)
+        _log.info("serving %s at %s", self._shim.name, self._path)
+        await self._ended.wait()
+        await server.close(grace=_FLUSH_TIMEOUT)
+        await self._publisher.close(_FLUSH_TIMEOUT)
+        _log.info("the shim has ended")
+
+    def _make_instance(self, id: str, config: InstanceConfig) -> Instance:  # noqa: A002
+        self._handler.add(id, config.bundle)
+        instance = self._shim.make_instance(id, config)
+        self._withdraw(id)
+        return instance
+
+    def _group_handlers(self) -> Mapping[str, Handler]:
+        async def announce(call: Call, payload: bytes) -> bytes:
+            del call
+            self._announce(decode_announcement(payload))
+            return b""
+
+        return {ANNOUNCE_METHOD: announce}
+
+    def _announce(self, id: str) -> None:  # noqa: A002
+        """Stay for the container *id*, which a `start` is making, for a while."""
+        self._withdraw(id)
+        self._announced[id] = asyncio.get_running_loop().call_later(_ANNOUNCED_FOR, self._give_up, id)
+
+    def _withdraw(self, id: str) -> None:  # noqa: A002
+        timer = self._announced.pop(id, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _give_up(self, id: str) -> None:  # noqa: A002
+        self._withdraw(id)
+        _log.warning("container %s was announced by start, but has not been created in %g s", id, _ANNOUNCED_FOR)
+        self._end_if_idle()
+
+    def _end_if_idle(self) -> None:
+        """End the group, unless a container has come or is coming."""
+        if self._tasks.task_ids or self._announced or self._ended.is_set():
+            return
+        lock = GroupLock(self._path)
+        if not lock.acquire(blocking=False):
+            # a `start` is looking at us right now: see what it has decided
+            asyncio.get_running_loop().call_later(_LOCK_RETRY, self._end_if_idle)
+            return
+        os.unlink(self._path)
+        lock.release(remove=True)
+        self._ended.set()
