@@ -1,0 +1,75 @@
+"""`WasmInstance`: a container and an engine, as an `Instance`."""
+
+from __future__ import annotations
+
+import signal as signals
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from containerd_shimkit import ExitStatus, InstanceConfig, InvalidArgumentError, span
+from containerd_shimkit.container.channel import Message
+from containerd_shimkit.container.executor import Executor
+from containerd_shimkit.container.instance import ContainerInstance
+from containerd_shimkit.oci.spec import Spec
+
+from .decision import Refuse, RunNative, decide
+from .engine import Engine
+from .executor import FAILED, WasmExecutor, candidate_from
+from .loader import compile_guest
+
+__all__ = ["WasmInstance"]
+
+_ENDING: Final = (signals.SIGTERM, signals.SIGINT)
+
+
+class WasmInstance(ContainerInstance):
+    """A container that runs wasm by an engine, or the native program that its image has instead."""
+
+    def __init__(self, id: str, config: InstanceConfig, engine: Engine) -> None:  # noqa: A002
+        super().__init__(id, config)
+        self._engine = engine
+        self._is_wasm = False
+        self._asked: int | None = None
+        self._args0 = ""
+
+    def make_executor(self, spec: Spec) -> Executor:
+        if spec.process is None or not spec.process.args:
+            return super().make_executor(spec)
+        self._args0 = spec.process.args[0]
+        return WasmExecutor(self.id, self._engine, spec.process, self.config.trace)
+
+    async def answer(self, question: Message, descriptors: Sequence[int]) -> tuple[Message, Sequence[int]]:
+        """Decide what the container runs; for wasm, have it compiled first."""
+        places = [candidate_from(entry) for entry in question["candidates"]]
+        decision = decide(places)
+        if isinstance(decision, Refuse):
+            raise InvalidArgumentError(
+                f"container {self.id!r} has nothing to run: process.args[0] is {self._args0!r} "
+                f"({'; '.join(decision.reasons)})"
+            )
+        if isinstance(decision, RunNative):
+            return {"run": "native", "path": decision.path}, ()
+        self._is_wasm = True
+        sent = [index for index, place in enumerate(places) if not place.problem and place.handled]
+        guest = descriptors[sent.index(decision.index)]
+        compiled = await compile_guest(self._engine, guest, self.config.trace)
+        return {"run": "wasm", "index": decision.index}, () if compiled is None else (compiled,)
+
+    async def create(self) -> int:
+        with span("create", self.config.trace, engine=self._engine.name):
+            return await super().create()
+
+    async def kill(self, signal: int, exec_id: str | None = None, all: bool = False) -> None:  # noqa: A002
+        """A wasm guest has no signals, and pid 1 ignores what it does not handle: TERM and INT end it by KILL."""
+        if self._is_wasm and signal in _ENDING:
+            await super().kill(signals.SIGKILL, exec_id, all)
+            self._asked = signal
+        else:
+            await super().kill(signal, exec_id, all)
+
+    async def wait_timeout(self, seconds: float | None) -> ExitStatus | None:
+        ended = await super().wait_timeout(seconds)
+        if ended is not None and self._asked is not None and ended.status == FAILED:
+            return replace(ended, status=128 + self._asked)
+        return ended
