@@ -1,0 +1,5 @@
+"""The containerd shim that runs WebAssembly with wasmtime."""
+
+from .engine import WasmtimeEngine
+
+__all__ = ["WasmtimeEngine"]
