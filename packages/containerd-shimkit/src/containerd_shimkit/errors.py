@@ -21,7 +21,7 @@ __all__ = [
 class ShimError(Exception):
     """The base of every error that a shim reports on purpose.
 
-    The message names the thing, its value and, where there is one, the cure: it reaches the user of containerd as it is.
+    The message names the thing, its value and, where there is one, the cure: it reaches containerd's user as it is.
     """
 
 
