@@ -1,0 +1,77 @@
+"""Fixtures of the integration tests: real containerds, an image, and the counter of what is left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness.containerd import Containerd, Install, find_install
+from harness.images import BUSYBOX, busybox_image
+from harness.leftovers import assert_clean
+
+ROOT = Path(__file__).parent.parent
+_NEEDS = [pytest.mark.root, pytest.mark.containerd]
+
+
+@pytest.fixture(scope="session")
+def shim_directory() -> str:
+    """Where containerd finds the shims under test: beside the Python that runs the tests."""
+    return os.path.dirname(sys.executable)
+
+
+@pytest.fixture(scope="module", params=[pytest.param(kind, marks=_NEEDS) for kind in ("installed", "newest")])
+def containerd(request: pytest.FixtureRequest, shim_directory: str) -> Iterator[Containerd]:
+    """A running containerd of a module's own: the machine's (1.6 on Debian 12), then the 2.x that scripts/test fetches.
+
+    When the module is done, whatever its tests left to it is deleted, and nothing may be left then.
+    """
+    daemon = Containerd(require_install(request.param), shim_directory)
+    before = daemon.leftovers()
+    try:
+        daemon.start()
+        yield daemon
+        if daemon.pid is None:
+            daemon.start()
+        daemon.remove_all()
+        daemon.stop()
+        assert_clean(before)
+    finally:
+        daemon.destroy()
+
+
+def require_install(kind: str) -> Install:
+    """Find the containerd of PATH ("installed") or the one in .cache ("newest"); skip, saying why, where it is not."""
+    if os.geteuid():
+        pytest.skip(f"starting containerd needs root, this is uid {os.geteuid()}")
+    if kind == "newest":
+        directory = str(ROOT / ".cache" / "containerd-2" / "usr" / "bin")
+        install = find_install(directory)
+    else:
+        directory = os.path.dirname(shutil.which("containerd") or "")
+        install = find_install(directory) if directory else None
+    if install is None:
+        where = directory or "PATH"
+        pytest.skip(f"no containerd in {where}: scripts/test, run as root on Debian, brings it")
+    return install
+
+
+@pytest.fixture
+def leftovers(containerd: Containerd) -> Iterator[None]:
+    """Fail a test that leaves more processes, zombies, mounts, cgroups, sockets or bundles than it found."""
+    before = containerd.leftovers()
+    yield
+    assert_clean(before)
+
+
+@pytest.fixture(scope="session")
+def busybox_tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image tar of static busybox, under the name docker.io/library/busybox:test."""
+    if not os.access(BUSYBOX, os.X_OK):
+        pytest.skip(f"no {BUSYBOX}: scripts/test, run as root on Debian, installs busybox-static")
+    path = tmp_path_factory.mktemp("images") / "busybox.tar"
+    busybox_image().write(path)
+    return path
