@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import copy
+import json
+import stat
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from containerd_shimkit import InvalidArgumentError, ShimError, UnimplementedError
+from containerd_shimkit.container import operations as op
+from containerd_shimkit.container.plan import Plan, plan_container
+from containerd_shimkit.oci import mount_options as ms
+from containerd_shimkit.oci.defaults import default_spec
+from containerd_shimkit.oci.spec import parse_spec
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def plan_of(*changes: Change) -> Plan:
+    spec = copy.deepcopy(default_spec(["/app"], cgroups_path="/pod/c1"))
+    for change in changes:
+        change(spec)
+    return plan_container(parse_spec(json.dumps(spec)), "/bundle")
+
+
+def put(path: str, value: object) -> Change:
+    def change(spec: dict[str, Any]) -> None:
+        *parents, last = path.split(".")
+        for name in parents:
+            spec = spec.setdefault(name, {})
+        spec[last] = value
+
+    return change
+
+
+def mounts(*entries: dict[str, Any]) -> Change:
+    return put("mounts", list(entries))
+
+
+def test_the_default_specs_host_steps_join_the_cgroup_before_any_namespace() -> None:
+    plan = plan_of()
+    assert [type(step) for step in plan.host] == [op.JoinCgroup, op.Unshare, op.BringLoopbackUp]
+    assert plan.host[1] == op.Unshare(("mount", "ipc", "uts", "network"))
+    assert plan.pid_namespace == ""
+    assert plan.rootfs == "/bundle/rootfs"
+
+
+def test_the_root_is_built_from_mounts_then_devices_then_links() -> None:
+    plan = plan_of()
+    kinds = [type(step) for step in plan.root]
+    assert kinds == [op.PrepareRoot, *[op.FilesystemMount] * 7, *[op.DeviceNode] * 6, *[op.SymbolicLink] * 5]
+    assert plan.root[1] == op.FilesystemMount("proc", "proc", "/proc", ms.MS_NOSUID | ms.MS_NOEXEC | ms.MS_NODEV)
+    assert op.DeviceNode("/dev/null", stat.S_IFCHR | 0o666, 1, 3, 0, 0) in plan.root
+    assert op.SymbolicLink("/dev/ptmx", "pts/ptmx") in plan.root
+
+
+def test_the_root_is_sealed_before_the_pivot_and_left_by_nothing_after_it() -> None:
+    plan = plan_of(put("root.readonly", True))
+    kinds = [type(step) for step in plan.seal]
+    assert kinds[0] is op.MakeDirectory
+    assert kinds[-2:] == [op.ReadonlyRoot, op.PivotRoot]
+    assert op.MaskPath("/proc/kcore") in plan.seal
+    assert op.ReadonlyPath("/proc/sys") in plan.seal
+
+
+def test_limits_then_privileges_then_the_working_directory() -> None:
+    plan = plan_of(put("process.user.umask", 0o77), put("process.cwd", "/work"))
+    assert [type(step) for step in plan.process] == [op.SetRlimit, op.DropPrivileges, op.ChangeDirectory]
+    privileges = plan.process[1]
+    assert isinstance(privileges, op.DropPrivileges)
+    assert (privileges.umask, privileges.groups, privileges.no_new_privileges) == (0o77, (0,), True)
+    assert "CAP_CHOWN" in privileges.bounding
+    assert privileges.ambient == ()
+
+
+def test_without_capabilities_there_are_none() -> None:
+    plan = plan_of(lambda spec: spec["process"].pop("capabilities"))
+    privileges = next(step for step in plan.process if isinstance(step, op.DropPrivileges))
+    assert (privileges.bounding, privileges.effective, privileges.permitted) == ((), (), ())
+
+
+def test_existing_namespaces_are_joined_and_new_ones_made() -> None:
+    namespaces = [
+        {"type": "pid", "path": "/proc/1/ns/pid"},
+        {"type": "network", "path": "/var/run/netns/x"},
+        {"type": "mount"},
+        {"type": "cgroup"},
+    ]
+    plan = plan_of(put("linux.namespaces", namespaces))
+    assert plan.pid_namespace == "/proc/1/ns/pid"
+    assert plan.host[1:] == (op.JoinNamespace("network", "/var/run/netns/x"), op.Unshare(("mount", "cgroup")))
+
+
+def test_without_a_pid_namespace_the_shims_own_is_used() -> None:
+    assert plan_of(put("linux.namespaces", [{"type": "mount"}])).pid_namespace is None
+
+
+def test_a_bind_mount_takes_its_flags_in_a_second_call() -> None:
+    plan = plan_of(
+        mounts({"destination": "/data/../x", "type": "bind", "source": "/host", "options": ["rbind", "ro", "rslave"]})
+    )
+    propagation = (ms.MS_SLAVE | ms.MS_REC,)
+    assert plan.root[1] == op.BindMount("/host", "/x", recursive=True, flags=ms.MS_RDONLY, propagation=propagation)
+
+
+def test_a_read_only_dev_is_filled_first() -> None:
+    plan = plan_of(mounts({"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["ro", "mode=755"]}))
+    assert plan.root[1] == op.FilesystemMount("tmpfs", "tmpfs", "/dev", 0, "mode=755")
+    assert op.ReadonlyPath("/dev") in plan.seal
+
+
+def test_a_dev_of_the_hosts_is_not_written_to() -> None:
+    bind = {"destination": "/dev", "type": "bind", "source": "/dev", "options": ["rbind"]}
+    plan = plan_of(mounts(bind))
+    assert not [step for step in plan.root if isinstance(step, (op.DeviceNode, op.SymbolicLink))]
+    with pytest.raises(InvalidArgumentError, match=r"linux\.devices"):
+        plan_of(mounts(bind), put("linux.devices", [{"path": "/dev/x", "type": "c", "major": 1, "minor": 3}]))
+
+
+def test_sysctls_are_written_by_namespace() -> None:
+    sysctl = {"net.ipv4.ip_forward": "1", "kernel.shmmax": "5", "net/ipv4/conf/eth0.1/forwarding": "0"}
+    plan = plan_of(put("linux.sysctl", sysctl))
+    assert [step for step in plan.root if isinstance(step, op.SetSysctl)] == [
+        op.SetSysctl("net/ipv4/ip_forward", "1"),
+        op.SetSysctl("kernel/shmmax", "5"),
+        op.SetSysctl("net/ipv4/conf/eth0.1/forwarding", "0"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (put("process", None), "no `process`"),
+        (put("process.args", []), "process.args is empty"),
+        (put("process.cwd", "relative"), "process.cwd"),
+        (put("linux", None), "no `linux` section"),
+        (put("linux.namespaces", [{"type": "pid"}]), "no `mount`"),
+        (put("linux.namespaces", [{"type": "mount"}, {"type": "chess"}]), "chess"),
+        (put("linux.namespaces", [{"type": "mount"}, {"type": "network", "path": "rel"}]), "not absolute"),
+        (put("linux.sysctl", {"kernel.panic": "1"}), "kernel.panic"),
+        (put("linux.sysctl", {"net..x": "1"}), "malformed"),
+        (put("linux.sysctl", {"net/../kernel/panic": "1"}), "malformed"),
+        (put("linux.devices", [{"path": "/dev/x", "type": "z"}]), r"linux.devices\[0\].type"),
+        (mounts({"destination": "relative", "type": "tmpfs", "source": "tmpfs"}), r"mounts\[0\].destination"),
+        (mounts({"destination": "/", "type": "tmpfs", "source": "tmpfs"}), "root file system stands there"),
+        (mounts({"destination": "/x", "type": "bind", "source": "rel", "options": ["bind"]}), r"mounts\[0\].source"),
+    ],
+)
+def test_what_can_never_be_right_is_named(change: Change, words: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=words):
+        plan_of(change)
+
+
+def test_a_host_setting_needs_its_namespace() -> None:
+    only_mount = put("linux.namespaces", [{"type": "mount"}])
+    for change in (put("linux.sysctl", {"net.ipv4.ip_forward": "1"}), put("hostname", "x")):
+        with pytest.raises(InvalidArgumentError, match="network|uts"):
+            plan_of(only_mount, change)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("process.terminal", True),
+        ("process.apparmorProfile", "x"),
+        ("process.selinuxLabel", "x"),
+        ("process.scheduler", {"policy": "SCHED_BATCH"}),
+        ("process.ioPriority", {"class": "IOPRIO_CLASS_IDLE"}),
+        ("linux.seccomp", {"defaultAction": "SCMP_ACT_ALLOW"}),
+        ("linux.intelRdt", {"closID": "x"}),
+        ("linux.personality", {"domain": "LINUX32"}),
+        ("linux.mountLabel", "x"),
+        ("linux.uidMappings", [{"containerID": 0, "hostID": 1000, "size": 1}]),
+        ("linux.resources.blockIO", {"weight": 10}),
+        ("linux.resources.hugepageLimits", [{"pageSize": "2MB", "limit": 1}]),
+        ("linux.resources.network", {"classID": 1}),
+        ("linux.resources.rdma", {"x": {"hcaHandles": 1}}),
+        ("linux.resources.unified", {"memory.high": "1"}),
+        ("linux.resources.cpu", {"realtimeRuntime": 1}),
+        ("linux.rootfsPropagation", "shared"),
+    ],
+)
+def test_what_this_version_cannot_do_is_refused_by_name(field: str, value: object) -> None:
+    with pytest.raises(UnimplementedError) as caught:
+        plan_of(put(field, value))
+    assert f"config.json: {field}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (put("hooks", {"prestart": [{"path": "/bin/true"}]}), "hooks"),
+        (put("linux.namespaces", [{"type": "mount"}, {"type": "user"}]), "linux.namespaces: user"),
+        (put("linux.namespaces", [{"type": "mount"}, {"type": "time"}]), "linux.namespaces: time"),
+        (put("linux.namespaces", [{"type": "mount", "path": "/proc/1/ns/mnt"}]), "linux.namespaces: mount"),
+        (mounts({"destination": "/x", "type": "tmpfs", "source": "x", "options": ["tmpcopyup"]}), "tmpcopyup"),
+        (mounts({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}), "'cgroup'"),
+    ],
+)
+def test_so_are_hooks_namespaces_and_mounts(change: Change, words: str) -> None:
+    with pytest.raises(UnimplementedError, match=words):
+        plan_of(change)
+
+
+def test_empty_hooks_ask_for_nothing() -> None:
+    assert plan_of(put("hooks", {"prestart": [], "poststop": None})) == plan_of()
+
+
+def test_a_refusal_is_one_of_the_errors_that_reach_the_user() -> None:
+    with pytest.raises(ShimError, match="run this container with another runtime"):
+        plan_of(put("process.terminal", True))
