@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+CURE = "import it at the top of your module, or in Engine.warm()"
 CODE = """
 import sys, os
 from containerd_shimkit.container.closed_world import close_imports, pin_libraries
@@ -33,8 +34,7 @@ def test_after_closing_a_file_can_no_longer_become_code(tmp_path: object) -> Non
         [sys.executable, "-c", CODE.format(directory=str(tmp_path))], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == [
-        "imports are closed in a shim, so evil cannot be imported now: "
-        "import it at the top of your module, or in Engine.warm()",
+        f"imports are closed in a shim, so evil cannot be imported now: {CURE}",
         "ZeroDivisionError: division by zero",
         "b'caf\\xe9' b'x'",
     ]

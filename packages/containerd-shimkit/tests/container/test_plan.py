@@ -155,7 +155,7 @@ def test_what_can_never_be_right_is_named(change: Change, words: str) -> None:
 def test_a_host_setting_needs_its_namespace() -> None:
     only_mount = put("linux.namespaces", [{"type": "mount"}])
     for change in (put("linux.sysctl", {"net.ipv4.ip_forward": "1"}), put("hostname", "x")):
-        with pytest.raises(InvalidArgumentError, match="network|uts"):
+        with pytest.raises(InvalidArgumentError, match=r"network|uts"):
             plan_of(only_mount, change)
 
 

@@ -14,7 +14,7 @@ import os
 import stat
 from typing import Final
 
-from ..errors import InvalidArgumentError, NotFoundError, PermissionDeniedError, ShimError
+from ..errors import InvalidArgumentError, NotFoundError, PermissionDeniedError, ShimError, UnimplementedError
 
 __all__ = ["Stdio"]
 
@@ -29,6 +29,7 @@ class Stdio:
         self._child: list[int] = []
         self._kept: list[int] = []
         self._stdin_writer = -1
+        _refuse_uris(stdin, stdout, stderr)
         try:
             self._open_stdin(stdin)
             for name, path in (("stdout", stdout), ("stderr", stderr)):
@@ -87,6 +88,14 @@ class Stdio:
         _make_blocking(writer)
 
 
+def _refuse_uris(*paths: str) -> None:
+    for name, path in zip(("stdin", "stdout", "stderr"), paths, strict=True):
+        if "://" in path:
+            raise UnimplementedError(
+                f"{name} {path!r} is a log URI, which this version does not support; give the path of a FIFO or a file"
+            )
+
+
 def _stat(name: str, path: str) -> os.stat_result:
     try:
         return os.stat(path)
@@ -95,8 +104,6 @@ def _stat(name: str, path: str) -> os.stat_result:
 
 
 def _open(name: str, path: str, flags: int) -> int:
-    if "://" in path:
-        raise InvalidArgumentError(f"{name} {path!r} is a URI; this shim takes paths of FIFOs and files")
     try:
         return os.open(path, flags | _FLAGS)
     except OSError as error:
