@@ -160,6 +160,7 @@ def test_a_zombie_is_seen_until_it_is_reaped(scope: Scope) -> None:
     pid = os.fork()
     if pid == 0:
         os._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert_left(before, f"zombie: pid {pid}, parent {os.getpid()}, state Z")
     os.waitpid(pid, 0)
     assert_clean(before)

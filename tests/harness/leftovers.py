@@ -127,7 +127,7 @@ class _Processes:
         for pid, entry in self.everything.items():
             if entry.is_zombie:
                 if pid in self.ours or entry.parent in self.reapers:
-                    yield Item("zombie", entry.key, pid in self.ours, entry.describe())
+                    yield Item("zombie", entry.key, True, entry.describe())
             elif pid in self.ours:
                 yield Item("process", entry.key, True, entry.describe())
 
