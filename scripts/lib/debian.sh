@@ -16,7 +16,7 @@ apt_install() {
 }
 
 _apt_get_install() {
-  DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --quiet --no-install-recommends "$@" </dev/null >&2
+  DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --quiet --option Dpkg::Use-Pty=0 --no-install-recommends "$@" </dev/null >&2
 }
 
 # Unpack the containerd 2.x of Debian's newest suites into .cache/containerd-2: never installed, and apt's own lists
