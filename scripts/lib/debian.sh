@@ -1,4 +1,4 @@
-# Shared by the scripts beside this folder: what comes from Debian. Needs environment.sh; the installing parts need root.
+# Shared by the scripts beside this folder: what comes from Debian. Needs environment.sh; installing needs root.
 
 is_installed() { [ "$(dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
@@ -16,7 +16,8 @@ apt_install() {
 }
 
 _apt_get_install() {
-  DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --quiet --option Dpkg::Use-Pty=0 --no-install-recommends "$@" </dev/null >&2
+  DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+    --quiet --quiet --option Dpkg::Use-Pty=0 "$@" </dev/null >&2
 }
 
 # Unpack the containerd 2.x of Debian's newest suites into .cache/containerd-2: never installed, and apt's own lists
