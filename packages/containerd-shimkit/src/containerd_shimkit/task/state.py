@@ -36,6 +36,7 @@ class Action(Enum):
     """What is asked of a task, and what is found out about it; the value completes "cannot ... a task"."""
 
     FINISH_CREATE = "finish creating"
+    FAIL_CREATE = "give up creating"
     START = "start"
     FINISH_START = "finish starting"
     KILL = "kill"
@@ -62,6 +63,7 @@ class Status(IntEnum):
 
 _NEXT: Final[Mapping[tuple[TaskState, Action], TaskState]] = {
     (TaskState.CREATING, Action.FINISH_CREATE): TaskState.CREATED,
+    (TaskState.CREATING, Action.FAIL_CREATE): TaskState.DELETED,
     (TaskState.CREATED, Action.START): TaskState.STARTING,
     (TaskState.CREATED, Action.KILL): TaskState.CREATED,
     (TaskState.CREATED, Action.END): TaskState.STOPPED,
