@@ -1,0 +1,509 @@
+"""The shim's program and what it serves, without containerd: whole containers, made and ended for real."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from containerd_shim_wasm_test_modules import (
+    ARGS_ENV_STDIN,
+    EXIT_CODE,
+    HELLO_WORLD,
+    MISSING_IMPORT,
+    NO_START,
+    UNREACHABLE,
+)
+from containerd_shimkit import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    ShimError,
+    UnimplementedError,
+)
+from harness.images import BUSYBOX
+from harness.pod import Pod, pod
+
+pytestmark = pytest.mark.root
+
+WASM = "/app/program.wasm"
+Scenario = Callable[[Pod], Awaitable[None]]
+
+
+@pytest.fixture
+def play(shim_directory: str) -> Callable[[Scenario], None]:
+    """Run a scenario in a pod of its own, and fail when it leaves anything behind."""
+    if os.geteuid():
+        pytest.skip("containers need root")
+
+    def run(scenario: Scenario) -> None:
+        async def whole() -> None:
+            async with pod(os.path.join(shim_directory, "containerd-shim-wasmtime-v1")) as made:
+                await scenario(made)
+
+        asyncio.run(whole())
+
+    return run
+
+
+Play = Callable[[Scenario], None]
+
+
+def test_a_module_runs_and_its_events_come_in_order(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        container = pod.container([WASM], {WASM: HELLO_WORLD.bytes})
+        pid = await container.create()
+        assert pid > 1
+        assert os.readlink(f"/proc/{pid}/ns/net") != os.readlink("/proc/self/ns/net")
+        assert container.stdout == "", "nothing runs before Start"
+        assert await container.start() == pid
+        assert await container.wait() == 0
+        assert container.stdout == "hello world\n"
+        deleted = await container.delete()
+        assert (deleted.pid, deleted.exit_status, deleted.HasField("exited_at")) == (pid, 0, True)
+        await asyncio.sleep(0.1)
+        assert [topic for topic, _ in pod.events] == ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]
+
+    play(scenario)
+
+
+def test_arguments_environment_and_input_reach_the_guest(play: Play, tmp_path: Path) -> None:
+    async def scenario(pod: Pod) -> None:
+        def change(spec: dict[str, Any]) -> None:
+            spec["process"]["env"] = ["A=1", "B=two words"]
+
+        typed = tmp_path / "stdin"
+        typed.write_text("typed\n")
+        container = pod.container([WASM, "x", "y z"], {WASM: ARGS_ENV_STDIN.bytes}, change=change)
+        assert await container.run(stdin=str(typed)) == 0
+        lines = container.stdout.splitlines()
+        for expected in (WASM, "x", "y z", "A=1", "B=two words", "typed"):
+            assert any(expected in line for line in lines), (expected, lines)
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("program", "args", "status", "reason"),
+    [
+        (EXIT_CODE.bytes, [], 42, ""),
+        (UNREACHABLE.bytes, [], 137, "unreachable"),
+        (MISSING_IMPORT.bytes, [], 137, "unknown import"),
+        (NO_START.bytes, [], 137, "'_start' is not there"),
+        (b'(module (func (export "_start")) )', [], 0, ""),
+    ],
+)
+def test_a_guests_end_is_its_status_and_its_failure_is_explained(
+    play: Play, program: bytes, args: list[str], status: int, reason: str
+) -> None:
+    async def scenario(pod: Pod) -> None:
+        container = pod.container([WASM, *args], {WASM: program})
+        assert await container.run() == status
+        assert reason in container.stderr
+        assert (not reason) or reason in (container.bundle / "log").read_text()
+
+    play(scenario)
+
+
+def test_an_export_is_called_by_its_name(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        text = b'(module (func (export "other")) (func (export "_start") unreachable))'
+        assert await pod.container([f"{WASM}#other"], {WASM: text}).run() == 0
+
+    play(scenario)
+
+
+def test_a_native_program_gets_the_specs_environment_and_nothing_else(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        def change(spec: dict[str, Any]) -> None:
+            spec["process"]["env"] = ["FOO=bar"]
+
+        native = {"/bin/env": Path(BUSYBOX).read_bytes()}
+        container = pod.container(["/bin/env"], native, change=change)
+        assert await container.run() == 0
+        assert container.stdout == "FOO=bar\n"
+
+    play(scenario)
+
+
+def test_wasm_and_native_share_a_shim_and_one_ends_without_the_other(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        native = pod.container(["/bin/sleep", "1000"], {"/bin/sleep": Path(BUSYBOX).read_bytes()})
+        wasm = pod.container([WASM], {WASM: b'(module (func (export "_start") (loop (br 0))))'})
+        for each in (native, wasm):
+            await each.create()
+            await each.start()
+        assert pod.start(wasm) == pod.start(native), "one group, one shim"
+        await wasm.call("Kill", signal=signal.SIGTERM)
+        assert await wasm.wait() == 128 + signal.SIGTERM
+        state = await native.call("State")
+        assert state.status == 2
+        with pytest.raises(NotFoundError):
+            await wasm.call("Kill", signal=signal.SIGKILL)
+        await native.call("Kill", signal=signal.SIGKILL)
+        assert await native.wait() == 137
+
+    play(scenario)
+
+
+def test_stats_and_pids_of_a_running_container(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        container = pod.container(["/bin/sleep", "1000"], {"/bin/sleep": Path(BUSYBOX).read_bytes()})
+        pid = await container.create()
+        await container.start()
+        stats = (await container.call("Stats")).stats
+        assert stats.type_url == "io.containerd.cgroups.v1.Metrics"
+        assert stats.value
+        assert [process.pid for process in (await container.call("Pids")).processes] == [pid]
+
+    play(scenario)
+
+
+def _set(path: str, value: object) -> Callable[[dict[str, Any]], None]:
+    def change(spec: dict[str, Any]) -> None:
+        *parents, last = path.split(".")
+        for name in parents:
+            spec = spec.setdefault(name, {})
+        spec[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "words"),
+    [
+        (_set("process.args", []), InvalidArgumentError, "process.args is empty"),
+        (_set("process", None), InvalidArgumentError, "no `process`"),
+        (_set("process.args", "text"), InvalidArgumentError, "process.args"),
+        (_set("process.terminal", True), UnimplementedError, "process.terminal"),
+        (_set("linux.seccomp", {"defaultAction": "SCMP_ACT_ALLOW"}), UnimplementedError, "linux.seccomp"),
+        (_set("hooks.prestart", [{"path": "/bin/true"}]), UnimplementedError, "hooks"),
+        (_set("root.path", "nowhere"), InvalidArgumentError, "nowhere"),
+        (_set("process.args", ["/missing.wasm"]), InvalidArgumentError, "/missing.wasm: no such file or directory"),
+        (
+            _set("linux.cgroupsPath", "system.slice:cri-containerd:x"),
+            UnimplementedError,
+            "system.slice:cri-containerd:x",
+        ),
+        (_set("linux.cgroupsPath", "/"), InvalidArgumentError, "linux.cgroupsPath"),
+        (_set("linux.resources.memory", {"limit": 1}), ShimError, "memory"),
+        (_set("linux.sysctl", {"kernel.panic": "1"}), InvalidArgumentError, "kernel.panic"),
+        (_set("process.rlimits", [{"type": "RLIMIT_X", "soft": 1, "hard": 1}]), InvalidArgumentError, "RLIMIT_X"),
+        (_set("hostname", "x" * 65), InvalidArgumentError, "hostname"),
+    ],
+)
+def test_a_bad_spec_is_refused_by_field_and_leaves_the_other_tasks_alone(
+    play: Play, change: Callable[[dict[str, Any]], None], kind: type[ShimError], words: str
+) -> None:
+    async def scenario(pod: Pod) -> None:
+        other = pod.container(["/bin/sleep", "1000"], {"/bin/sleep": Path(BUSYBOX).read_bytes()})
+        await other.create()
+        bad = pod.container([WASM], {WASM: HELLO_WORLD.bytes}, change=change)
+        with pytest.raises(kind) as caught:
+            await bad.create()
+        assert words in str(caught.value)
+        with pytest.raises(NotFoundError):
+            await bad.call("State")
+        assert (await other.call("State")).status == 1
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"print('hello')", r"not ELF, no #!, not \0asm"),
+        (b"\0asm\x01\0\0\0\x01", "not valid WebAssembly"),
+        (HELLO_WORLD.bytes[:40], "not valid WebAssembly"),
+        (b"(module (func $x", "not valid WebAssembly"),
+        (b"\x7fELF\x02\x01\x01\xc8" + bytes(100), "put the .wasm into the image"),
+        (b"", r"not ELF, no #!, not \0asm"),
+    ],
+)
+def test_a_file_that_is_no_program_is_refused_at_create(play: Play, content: bytes, words: str) -> None:
+    async def scenario(pod: Pod) -> None:
+        container = pod.container([WASM], {WASM: content})
+        with pytest.raises(InvalidArgumentError) as caught:
+            await container.create()
+        assert words in str(caught.value)
+        assert os.listdir(container.bundle / "rootfs") != []
+
+    play(scenario)
+
+
+def test_a_link_out_of_the_root_stays_in_the_root(play: Play, tmp_path: Path) -> None:
+    async def scenario(pod: Pod) -> None:
+        outside = tmp_path / "outside.wasm"
+        outside.write_bytes(HELLO_WORLD.bytes)
+        container = pod.container(["/link.wasm"])
+        (container.rootfs / "link.wasm").symlink_to(outside)
+        with pytest.raises(InvalidArgumentError, match="no such file"):
+            await container.create()
+        inside = pod.container(["/link.wasm"], {"/app/real.wasm": HELLO_WORLD.bytes})
+        (inside.rootfs / "link.wasm").symlink_to("/../../app/real.wasm")
+        assert await inside.run() == 0
+
+    play(scenario)
+
+
+def test_config_json_must_be_there_and_be_json(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        good = pod.container([WASM], {WASM: HELLO_WORLD.bytes})
+        await good.create()
+        broken = pod.container([WASM])
+        (broken.bundle / "config.json").write_text("{")
+        with pytest.raises(InvalidArgumentError, match=r"config.json"):
+            await broken.create()
+        (broken.bundle / "config.json").unlink()
+        with pytest.raises(ShimError, match=r"config.json"):
+            await broken.create()
+        for text in (b"{", b"[]"):
+            (broken.bundle / "config.json").write_bytes(text)
+            done = pod.action("start", broken)
+            assert done.returncode == 1
+            assert b"config.json" in done.stderr
+
+    play(scenario)
+
+
+def test_rules_of_the_states(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        container = pod.container(["/bin/sleep", "1000"], {"/bin/sleep": Path(BUSYBOX).read_bytes()})
+        await container.create()
+        with pytest.raises(AlreadyExistsError):
+            await container.create()
+        await container.start()
+        with pytest.raises(FailedPreconditionError):
+            await container.start()
+        with pytest.raises(FailedPreconditionError):
+            await container.delete()
+        await pod.call("Shutdown", id=container.id)
+        assert (await container.call("State")).status == 2, "a shim with a task stays"
+        await container.call("Kill", signal=signal.SIGKILL)
+        await container.wait()
+        await container.delete()
+        with pytest.raises(NotFoundError):
+            await container.delete()
+
+    play(scenario)
+
+
+def test_a_created_task_can_be_killed_and_deleted_without_a_start(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        container = pod.container([WASM], {WASM: HELLO_WORLD.bytes})
+        await container.create()
+        await container.call("Kill", signal=signal.SIGKILL)
+        assert await container.wait() == 137
+        await container.delete()
+        assert container.stdout == ""
+        other = pod.container([WASM], {WASM: HELLO_WORLD.bytes})
+        await other.create()
+        await other.delete()
+
+    play(scenario)
+
+
+def test_a_client_that_leaves_in_the_middle_of_create_leaves_a_task_that_delete_finds(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        first = pod.container([WASM], {WASM: HELLO_WORLD.bytes})
+        await first.run()
+        container = pod.container([WASM], {WASM: HELLO_WORLD.bytes})
+        creating = asyncio.ensure_future(container.create())
+        await asyncio.sleep(0.005)
+        assert pod.client is not None
+        await pod.client.close()
+        with pytest.raises(ShimError):
+            await creating
+        await asyncio.sleep(0.5)
+        done = pod.action("delete", container, "-bundle", str(container.bundle))
+        assert done.returncode == 0
+        pod.client = None
+        await pod.ensure_started(container)
+        assert await container.wait() == 137
+        await container.delete()
+
+    play(scenario)
+
+
+def test_delete_after_a_shim_was_killed_removes_every_trace(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        containers = [
+            pod.container(["/bin/sleep", "1000"], {"/bin/sleep": Path(BUSYBOX).read_bytes()}) for _ in range(3)
+        ]
+        pids = []
+        for container in containers:
+            mount = {"type": "bind", "source": str(container.rootfs), "options": ["rbind", "rw"]}
+            pids.append(await container.create(rootfs=[mount]))
+        await containers[0].start()
+        os.kill(await pod.shim_pid(), signal.SIGKILL)
+        await asyncio.sleep(0.1)
+        for container, pid in zip(containers, pids, strict=True):
+            done = pod.action("delete", container, "-bundle", str(container.bundle))
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.startswith(b"\x08"), "a DeleteResponse with a pid"
+            again = pod.action("delete", container, "-bundle", str(container.bundle))
+            assert again.returncode == 0
+            assert not os.path.exists(f"/proc/{pid}") or "Z" in Path(f"/proc/{pid}/stat").read_text()
+        pod.client = None
+
+    play(scenario)
+
+
+def test_delete_works_when_nothing_was_ever_made(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        container = pod.container([WASM])
+        done = pod.action("delete", container, "-bundle", str(container.bundle))
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout
+
+    play(scenario)
+
+
+def test_a_shim_that_is_asked_to_end_by_a_signal_leaves_its_containers(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        container = pod.container(["/bin/sleep", "1000"], {"/bin/sleep": Path(BUSYBOX).read_bytes()})
+        pid = await container.create()
+        await container.start()
+        os.kill(await pod.shim_pid(), signal.SIGTERM)
+        deadline = time.monotonic() + 5
+        while pod.client is not None and not pod.client.closed and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        assert os.path.exists(f"/proc/{pid}")
+        assert pod.action("delete", container, "-bundle", str(container.bundle)).returncode == 0
+        pod.client = None
+
+    play(scenario)
+
+
+HOSTILE = {
+    "/wasmtime.py": b"raise SystemExit(99)",
+    "/encodings/__init__.py": b"raise SystemExit(99)",
+    "/encodings/idna.py": b"raise SystemExit(99)",
+    "/etc/nsswitch.conf": b"hosts: evil\npasswd: evil\n",
+    "/lib/x86_64-linux-gnu/libnss_evil.so.2": b"\x7fELF",
+    "/sitecustomize.py": b"raise SystemExit(99)",
+    "/traceback.py": b"raise SystemExit(99)",
+}
+
+
+def test_an_image_full_of_our_module_names_changes_nothing(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        for program, status in ((HELLO_WORLD.bytes, 0), (UNREACHABLE.bytes, 137)):
+            assert await pod.container([WASM], {WASM: program, **HOSTILE}).run() == status
+
+    play(scenario)
+
+
+def test_a_wasm_guest_sees_no_procfs_unless_asked(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        container = pod.container([WASM], {WASM: b'(module (func (export "_start") (loop (br 0))))'})
+        pid = await container.create()
+        await container.start()
+        mounts = Path(f"/proc/{pid}/mountinfo").read_text()
+        assert " - proc " not in mounts
+        assert " - sysfs " in mounts
+        await container.call("Kill", signal=signal.SIGINT)
+        assert await container.wait() == 130
+
+    play(scenario)
+
+
+def test_a_guest_has_no_descriptor_of_the_hosts(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        native = pod.container(["/bin/sleep", "1000"], {"/bin/sleep": Path(BUSYBOX).read_bytes()})
+        pid = await native.create()
+        await native.start()
+        assert sorted(os.listdir(f"/proc/{pid}/fd")) == ["0", "1", "2"]
+        status = dict(
+            line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
+        )
+        assert status["NoNewPrivs"] == "1"
+        assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0xA80425FB
+        assert int(status["CapAmb"], 16) == 0
+        assert int(status["SigIgn"], 16) == int(status["SigBlk"], 16) == 0
+
+    play(scenario)
+
+
+def test_every_method_that_is_not_there_yet_says_so(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        container = pod.container([WASM], {WASM: HELLO_WORLD.bytes})
+        await container.create()
+        for method in ("Pause", "Resume", "Checkpoint", "Exec", "ResizePty", "Update"):
+            with pytest.raises(UnimplementedError, match=method):
+                await container.call(method)
+            with pytest.raises(NotFoundError):
+                await pod.call(method, id="nobody")
+
+    play(scenario)
+
+
+def test_streams_that_cannot_be_opened_are_named(play: Play, tmp_path: Path) -> None:
+    async def scenario(pod: Pod) -> None:
+        container = pod.container([WASM], {WASM: HELLO_WORLD.bytes})
+        with pytest.raises(NotFoundError, match="stdout '/no/where'"):
+            await container.create(stdout="/no/where")
+        with pytest.raises(InvalidArgumentError, match="stderr"):
+            await container.create(stderr=str(tmp_path))
+        with pytest.raises(UnimplementedError, match="binary:///x"):
+            await container.create(stdout="binary:///x", stderr="binary:///x")
+
+    play(scenario)
+
+
+def test_a_fifo_without_a_reader_keeps_the_output_for_whoever_comes(play: Play, tmp_path: Path) -> None:
+    async def scenario(pod: Pod) -> None:
+        fifo = tmp_path / "out"
+        os.mkfifo(fifo)
+        container = pod.container([WASM], {WASM: HELLO_WORLD.bytes})
+        await container.create(stdout=str(fifo))
+        await container.start()
+        assert await container.wait() == 0
+        reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+        assert os.read(reader, 100) == b"hello world\n"
+        assert os.read(reader, 100) == b"", "the end of the output follows the end of the process"
+        os.close(reader)
+        await container.delete()
+
+    play(scenario)
+
+
+def test_a_hundred_runs_in_one_shim_leave_nothing_in_it(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        await pod.container([WASM], {WASM: HELLO_WORLD.bytes}).run()
+        shim = await pod.shim_pid()
+        before = sorted(os.listdir(f"/proc/{shim}/fd"))
+        for _ in range(25):
+            four = [pod.container([WASM], {WASM: HELLO_WORLD.bytes}) for _ in range(4)]
+            assert await asyncio.gather(*(container.run() for container in four)) == [0, 0, 0, 0]
+        assert sorted(os.listdir(f"/proc/{shim}/fd")) == before
+
+    play(scenario)
+
+
+def test_what_the_program_prints_of_itself(shim_directory: str) -> None:
+    import subprocess
+
+    shim = os.path.join(shim_directory, "containerd-shim-wasmtime-v1")
+    shown = subprocess.run([shim, "-v"], capture_output=True, text=True, check=True).stdout
+    assert "io.containerd.wasmtime.v1" in shown
+    assert "Engine: wasmtime" in shown
+    info = subprocess.run([shim, "-info"], capture_output=True, check=True, input=b"").stdout
+    assert b"io.containerd.wasmtime.v1" in info
+    assert json.loads(info[info.index(b'{"ociVersionMin"') :])["linux"]["cgroup"]["v1"] is True
+    for wrong in (
+        ["-x", "start"],
+        ["-namespace", "a/b", "-id", "c", "start"],
+        ["-namespace", "n", "-id", "../c", "start"],
+    ):
+        done = subprocess.run([shim, *wrong], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,228 @@
+"""The whole path: containerd, our shim, a container, a WebAssembly program; with containerd 1.6 and 2.x."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from containerd_shim_wasm_test_modules import COMPONENT_HELLO_WORLD, CUSTOM_ENTRYPOINT, HELLO_WORLD, UNREACHABLE
+from harness.containerd import Containerd, CtrFailedError
+from harness.images import BUSYBOX, BUSYBOX_COMMANDS, NativeImage
+from wasi_demo_app.image import DEFAULT_NAME, WASM_PATH, write_image
+
+RUNTIME = ("--runtime", "io.containerd.wasmtime.v1")
+IMAGE = "docker.io/library/wasm:test"
+GROUP = "io.containerd.runc.v2.group"
+
+
+@pytest.fixture(scope="module")
+def ctd(containerd: Containerd, tmp_path_factory: pytest.TempPathFactory) -> Containerd:
+    """The module's containerd, with the demo's image, and one of several programs and busybox."""
+    tar = tmp_path_factory.mktemp("images") / "wasm.tar"
+    programs = {
+        "hello.wasm": HELLO_WORLD.bytes,
+        "component.wasm": COMPONENT_HELLO_WORLD.bytes,
+        "custom.wasm": CUSTOM_ENTRYPOINT.bytes,
+        "trap.wasm": UNREACHABLE.bytes,
+        "spin.wat": b'(module (func (export "_start") (loop (br 0))))',
+        "not-a-program": b"print('hello')",
+        "wasi-demo-app.wasm": Path(WASM_PATH).read_bytes(),
+        "bin/busybox": Path(BUSYBOX).read_bytes(),
+    }
+    links = {f"bin/{name}": "busybox" for name in BUSYBOX_COMMANDS}
+    NativeImage(IMAGE, programs, links, ["/hello.wasm"]).write(tar)
+    containerd.import_image(tar)
+    demo = tmp_path_factory.mktemp("images") / "demo.tar"
+    write_image(demo)
+    containerd.import_image(demo, "--all-platforms")
+    return containerd
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(leftovers: None) -> None:
+    """Every test here leaves the machine as it was."""
+    return
+
+
+def run(
+    ctd: Containerd, name: str, *args: str, options: tuple[str, ...] = (), image: str = IMAGE
+) -> tuple[int, str, str]:
+    done = ctd.ctr("run", "--rm", *RUNTIME, *options, image, name, *args, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def start(ctd: Containerd, name: str, *args: str, options: tuple[str, ...] = ()) -> int:
+    ctd.ctr("run", "--detach", *RUNTIME, *options, IMAGE, name, *args)
+    return ctd.tasks()[name].pid
+
+
+def remove(ctd: Containerd, name: str) -> None:
+    ctd.ctr("tasks", "kill", "--signal", "SIGKILL", name, check=False)
+    ctd.ctr("tasks", "delete", "--force", name)
+    ctd.ctr("containers", "delete", name)
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "stdout"),
+    [
+        (("/wasi-demo-app.wasm", "echo", "hello"), 0, "hello\n"),
+        (("/wasi-demo-app.wasm", "exit", "42"), 42, ""),
+    ],
+)
+def test_the_demo_image_runs(ctd: Containerd, args: tuple[str, ...], status: int, stdout: str) -> None:
+    # its platform is wasip1/wasm, which no host's default is
+    options = ("--platform", "wasip1/wasm")
+    ran = run(ctd, "demo", *args, options=options, image=DEFAULT_NAME)
+    assert ran[:2] == (status, stdout), ran
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "stdout", "stderr"),
+    [
+        (("/hello.wasm",), 0, "hello world\n", ""),
+        (("hello.wasm",), 0, "hello world\n", ""),
+        (("/component.wasm",), 0, "Hello, world!\n", ""),
+        (("/custom.wasm#foo",), 0, "hello world\n", ""),
+        (("/wasi-demo-app.wasm", "exit", "42"), 42, "", ""),
+        (("/trap.wasm",), 137, "", "unreachable"),
+        (("/bin/echo", "native"), 0, "native\n", ""),
+        (("sh", "-c", "exit 3"), 3, "", ""),
+    ],
+)
+def test_programs_of_every_kind(ctd: Containerd, args: tuple[str, ...], status: int, stdout: str, stderr: str) -> None:
+    ran = run(ctd, "program", *args)
+    assert ran[:2] == (status, stdout), ran
+    assert stderr in ran[2]
+
+
+def test_what_is_no_program_is_refused_with_its_reasons(ctd: Containerd) -> None:
+    status, _, stderr = run(ctd, "nothing", "/not-a-program")
+    assert status == 1
+    assert r"/not-a-program: not ELF, no #!, not \0asm" in stderr
+
+
+def test_wasm_on_a_volume_is_found(ctd: Containerd, tmp_path: Path) -> None:
+    (tmp_path / "app.wasm").write_bytes(HELLO_WORLD.bytes)
+    volume = ("--mount", f"type=bind,src={tmp_path},dst=/volume,options=rbind:ro")
+    assert run(ctd, "volume", "/volume/app.wasm", options=volume)[:2] == (0, "hello world\n")
+
+
+def test_a_guest_writes_into_a_volume_but_not_into_a_read_only_one(ctd: Containerd, tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    for mode, status in (("rw", 0), ("ro", 1)):
+        volume = ("--mount", f"type=bind,src={tmp_path},dst=/volume,options=rbind:{mode}")
+        ran = run(ctd, "writer", "/wasi-demo-app.wasm", "write", f"/volume/{mode}", "some", "words", options=volume)
+        assert ran[0] == status, ran
+    assert [path.name for path in tmp_path.iterdir()] == ["rw"]
+    assert (tmp_path / "rw").read_text() == "some words"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--read-only",),
+        ("--net-host",),
+        ("--memory-limit", "67108864"),
+        ("--cap-drop", "CAP_CHOWN"),
+        ("--cwd", "/made/by/the/shim"),
+        ("--env", "A=B"),
+        ("--user", "1000:1000"),
+        ("--allow-new-privs",),
+        ("--null-io",),
+    ],
+    ids=lambda options: options[0],
+)
+def test_options_of_ctr_work_for_wasm_and_native_alike(ctd: Containerd, options: tuple[str, ...]) -> None:
+    for program in (("/hello.wasm",), ("/bin/true",)):
+        ran = run(ctd, "options", *program, options=options)
+        assert ran[0] == 0, ran
+
+
+def test_seccomp_is_refused_by_name_until_it_is_there(ctd: Containerd) -> None:
+    status, _, stderr = run(ctd, "seccomp", "/hello.wasm", options=("--seccomp",))
+    assert status == 1
+    assert "linux.seccomp" in stderr
+
+
+@pytest.mark.parametrize(("number", "status"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGKILL", 137)])
+def test_a_detached_guest_is_listed_measured_killed_and_removed(ctd: Containerd, number: str, status: int) -> None:
+    pid = start(ctd, "spinner", "/spin.wat")
+    assert ctd.tasks()["spinner"].status == "RUNNING"
+    metrics = ctd.ctr("tasks", "metrics", "spinner").stdout
+    assert "memory.usage_in_bytes" in metrics or "memory" in metrics
+    assert str(pid) in ctd.ctr("tasks", "ps", "spinner").stdout
+    ctd.ctr("tasks", "kill", "--signal", number, "spinner")
+    deadline = time.monotonic() + 10
+    while ctd.tasks()["spinner"].status != "STOPPED":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    done = ctd.ctr("tasks", "delete", "spinner", check=False)
+    assert done.returncode in (0, status)
+    ctd.ctr("containers", "delete", "spinner")
+
+
+@pytest.mark.parametrize("end_by", [signal.SIGTERM, signal.SIGKILL])
+def test_tasks_outlive_a_restart_of_containerd(ctd: Containerd, end_by: signal.Signals) -> None:
+    wasm, native = start(ctd, "wasm", "/spin.wat"), start(ctd, "native", "/bin/sleep", "1000")
+    ctd.restart(end_by)
+    tasks = ctd.tasks()
+    assert {name: (task.pid, task.status) for name, task in tasks.items()} == {
+        "wasm": (wasm, "RUNNING"),
+        "native": (native, "RUNNING"),
+    }
+    for name in ("wasm", "native"):
+        remove(ctd, name)
+    assert ctd.tasks() == {}
+
+
+def test_containers_of_a_group_share_a_shim_and_end_one_by_one(ctd: Containerd) -> None:
+    group = ("--annotation", f"{GROUP}=pod")
+    start(ctd, "first", "/bin/sleep", "1000", options=group)
+    start(ctd, "second", "/spin.wat", options=group)
+    addresses = {Path(ctd.bundle(name), "address").read_text() for name in ("first", "second")}
+    assert len(addresses) == 1
+    remove(ctd, "first")
+    assert ctd.tasks()["second"].status == "RUNNING"
+    start(ctd, "third", "/bin/sleep", "1000", options=group)
+    remove(ctd, "second")
+    assert ctd.tasks()["third"].status == "RUNNING"
+    remove(ctd, "third")
+
+
+def test_a_killed_shim_with_three_containers_leaves_nothing(ctd: Containerd) -> None:
+    group = ("--annotation", f"{GROUP}=doomed")
+    names = ("one", "two", "three")
+    pids = [start(ctd, name, "/bin/sleep" if name == "two" else "/spin.wat", "1000", options=group) for name in names]
+    parents = {int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in pids}
+    assert len(parents) == 1, "one shim is the parent of all three"
+    os.kill(parents.pop(), signal.SIGKILL)
+    deadline = time.monotonic() + 15
+    while any(task.status == "RUNNING" for task in ctd.tasks().values()):
+        assert time.monotonic() < deadline, ctd.tasks()
+        time.sleep(0.1)
+    for name in names:
+        ctd.ctr("tasks", "delete", "--force", name, check=False)
+        ctd.ctr("containers", "delete", name)
+
+
+@pytest.mark.timeout(300)
+def test_two_hundred_runs_leave_nothing(ctd: Containerd) -> None:
+    def once(number: int) -> tuple[int, str, str]:
+        return run(ctd, f"run{number}", "/hello.wasm")
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(once, range(200)))
+    assert [result for result in results if result[:2] != (0, "hello world\n")] == []
+
+
+def test_a_missing_program_does_not_hurt_the_groups_other_tasks(ctd: Containerd) -> None:
+    group = ("--annotation", f"{GROUP}=mixed")
+    start(ctd, "good", "/bin/sleep", "1000", options=group)
+    with pytest.raises(CtrFailedError, match=r"/missing\.wasm: no such file or directory"):
+        ctd.ctr("run", "--rm", *RUNTIME, *group, IMAGE, "bad", "/missing.wasm")
+    assert ctd.tasks()["good"].status == "RUNNING"
+    remove(ctd, "good")
