@@ -69,6 +69,8 @@ def apply(operation: Operation, site: Site) -> None:
     """Carry *operation* out. Raises: ShimError that names the operation, its values and the kernel's reason."""
     try:
         _apply(operation, site)
+    except ValueError as error:
+        raise InvalidArgumentError(f"cannot set the container up: {_name(operation)}: {error}") from error
     except OSError as error:
         kind = _KINDS.get(error.errno or 0, InternalError)
         raise kind(f"cannot set the container up: {_name(operation)}: {error}{_cure(operation, error)}") from error

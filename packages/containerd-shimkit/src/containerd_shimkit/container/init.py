@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from .. import errors
 from ..instance import Mount
@@ -25,8 +25,6 @@ from .operations import Operation
 from .plan import Plan
 
 __all__ = ["InitTask", "error_from", "error_message", "forget_parent", "run_init"]
-
-_SIGNALS: Final = tuple(n for n in range(1, signal.NSIG) if n not in (signal.SIGKILL, signal.SIGSTOP, 32, 33))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +77,10 @@ def forget_parent(keep: Iterable[int]) -> None:
     """
     gc.disable()  # a short life; a collection would write to every page that is shared with the shim
     signal.set_wakeup_fd(-1)
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
+    for number in signal.valid_signals():
+        # only what Python knows of: an engine's own handlers (of SIGSEGV, say) stay, for they catch its guests' traps
+        if signal.getsignal(number) not in (signal.SIG_DFL, None):
+            signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     logging.disable(logging.CRITICAL)  # its descriptors go now, and their numbers will be other files'
     process.close_descriptors(set(keep))

@@ -88,6 +88,7 @@ class _Serving:
         self._path = str(listener.getsockname())
         self._announced: dict[str, asyncio.TimerHandle] = {}
         self._ended = asyncio.Event()
+        self._is_gone = False
 
     async def run(self) -> None:
         """Serve until the group has ended."""
@@ -104,21 +105,26 @@ class _Serving:
             on_shutdown=self._end_if_idle,
             containerd_address=self._args.address,
             may_shut_down=lambda: not self._announced,
+            on_create=self._withdraw,
+            on_forget=self._handler.remove,
         )
         self._announce(self._args.id)
         server = Server({**self._tasks.services(), GROUP_SERVICE: self._group_handlers()})
         server.start(self._listener)
         _log.info("serving %s at %s", self._shim.name, self._path)
         await self._ended.wait()
+        self._let_go_of_socket()
         await server.close(grace=_FLUSH_TIMEOUT)
         await self._publisher.close(_FLUSH_TIMEOUT)
         _log.info("the shim has ended")
 
     def _make_instance(self, id: str, config: InstanceConfig) -> Instance:  # noqa: A002
         self._handler.add(id, config.bundle)
-        instance = self._shim.make_instance(id, config)
-        self._withdraw(id)
-        return instance
+        try:
+            return self._shim.make_instance(id, config)
+        except BaseException:
+            self._handler.remove(id)
+            raise
 
     def _group_handlers(self) -> Mapping[str, Handler]:
         async def announce(call: Call, payload: bytes) -> bytes:
@@ -131,6 +137,8 @@ class _Serving:
     def _announce(self, id: str) -> None:  # noqa: A002
         """Stay for the container *id*, which a `start` is making, for a while."""
         self._withdraw(id)
+        if id in self._tasks.task_ids:
+            return  # a second `start` for a container that has come already
         self._announced[id] = asyncio.get_running_loop().call_later(_ANNOUNCED_FOR, self._give_up, id)
 
     def _withdraw(self, id: str) -> None:  # noqa: A002
@@ -147,11 +155,20 @@ class _Serving:
         """End the group, unless a container has come or is coming."""
         if self._tasks.task_ids or self._announced or self._ended.is_set():
             return
+        if self._let_go_of_socket():
+            self._tasks.close()
+            self._ended.set()
+        else:  # a `start` is looking at us right now: see what it has decided
+            asyncio.get_running_loop().call_later(_LOCK_RETRY, self._end_if_idle)
+
+    def _let_go_of_socket(self) -> bool:
+        """Take the group's socket away, so that the next `start` makes a shim of its own; False while one is at it."""
+        if self._is_gone:
+            return True
         lock = GroupLock(self._path)
         if not lock.acquire(blocking=False):
-            # a `start` is looking at us right now: see what it has decided
-            asyncio.get_running_loop().call_later(_LOCK_RETRY, self._end_if_idle)
-            return
+            return False
         os.unlink(self._path)
         lock.release(remove=True)
-        self._ended.set()
+        self._is_gone = True
+        return True
