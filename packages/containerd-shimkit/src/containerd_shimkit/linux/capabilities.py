@@ -1,14 +1,20 @@
-"""Capabilities: names, and the five sets of the calling thread. Source: capabilities(7), capset(2), prctl(2)."""
+"""Capabilities: names, masks (bit n is capability n) and the five sets of the calling thread.
+
+A name that this kernel does not know is left out and reported, as the runtime specification wants it; a capability
+that this process does not have itself cannot be given, and asking for it is an error that names it.
+Source: capabilities(7), capset(2), prctl(2); include/uapi/linux/capability.h.
+"""
 
 from __future__ import annotations
 
-import ctypes
-import functools
+import errno
 import logging
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Final
 
-from .libc import SYS_CAPGET, SYS_CAPSET, last_error, libc
+from .libc import last_error, libc, syscall
 
 __all__ = [
     "CAPABILITIES",
@@ -19,101 +25,104 @@ __all__ = [
     "set_ambient",
     "set_capabilities",
     "set_keep_caps",
+    "unknown_capabilities",
 ]
 
 _log = logging.getLogger(__name__)
 
-CAPABILITIES: Final = (
-    *("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID"),
-    *("CAP_SETUID", "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN"),
-    *("CAP_NET_RAW", "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_CHROOT"),
-    *("CAP_SYS_PTRACE", "CAP_SYS_PACCT", "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE"),
-    *("CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE", "CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL"),
-    *("CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG", "CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND"),
-    *("CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE"),
+_NAMES: Final = (
+    *("CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID"),
+    *("SETPCAP", "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW"),
+    *("IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT"),
+    *("SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE"),
+    *("AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM"),
+    *("BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE"),
 )
-"""Names in the order of their numbers, from include/uapi/linux/capability.h."""
+CAPABILITIES: Final[Mapping[str, int]] = {f"CAP_{name}": number for number, name in enumerate(_NAMES)}
+"""Numbers by name, in the kernel's order."""
 
-_BITS: Final = {name: 1 << number for number, name in enumerate(CAPABILITIES)}
-_VERSION_3: Final = 0x20080522
 _PR_SET_KEEPCAPS: Final = 8
 _PR_CAPBSET_READ: Final = 23
 _PR_CAPBSET_DROP: Final = 24
 _PR_CAP_AMBIENT: Final = 47
-_AMBIENT_RAISE: Final = 2
-_AMBIENT_CLEAR_ALL: Final = 4
+_PR_CAP_AMBIENT_RAISE: Final = 2
+_PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
+_HEADER: Final = struct.pack("=Ii", 0x20080522, 0)  # version 3: 64 bits; of the calling thread
+_UNKNOWN: Final = 64  # one more than a mask can hold
 _WORD: Final = 0xFFFFFFFF
+_SETS: Final = struct.Struct("=6I")  # effective, permitted, inheritable: the low halves, then the high ones
 
 
-class _Header(ctypes.Structure):
-    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
-
-
-class _Data(ctypes.Structure):
-    _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
-
-
-@functools.cache
+@lru_cache(maxsize=1)
 def last_capability() -> int:
-    """The highest capability's number that this kernel knows. Asked of the kernel: there may be no /proc any more."""
-    number = 0
-    while libc.prctl(_PR_CAPBSET_READ, number + 1, 0, 0, 0) >= 0:
-        number += 1
-    return number
+    """The highest capability that this kernel knows. Asked of the kernel itself: a container may have no /proc."""
+    return next((n for n in range(63, -1, -1) if libc.prctl(_PR_CAPBSET_READ, n, 0, 0, 0) >= 0), -1)
 
 
 def capability_mask(names: Iterable[str]) -> int:
-    """The bits of *names*; a name that this kernel or this table does not know is left out with a word in the log."""
+    """The mask of *names* (`CAP_KILL`); one that this kernel does not know is left out, with a word in the log."""
     mask = 0
-    known = (1 << last_capability() + 1) - 1
     for name in names:
-        bit = _BITS.get(name.upper(), 0) & known
-        if not bit:
-            _log.warning("the capability %s is unknown here and cannot be granted", name)
-        mask |= bit
+        number = CAPABILITIES.get(name.upper(), _UNKNOWN)
+        if number > last_capability():
+            _log.warning("the capability %s is unknown to this kernel and cannot be given", name)
+        else:
+            mask |= 1 << number
     return mask
 
 
-def permitted_mask() -> int:
-    """The calling thread's permitted set. Raises: OSError."""
-    data = (_Data * 2)()
-    if libc.syscall(SYS_CAPGET, ctypes.byref(_Header(_VERSION_3, 0)), ctypes.byref(data)) < 0:
-        raise last_error("capget")
-    low, high = int(data[0].permitted), int(data[1].permitted)
-    return high << 32 | low
+def unknown_capabilities(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of *names* that `capability_mask` leaves out: this kernel has no such capability."""
+    return tuple(name for name in names if CAPABILITIES.get(name.upper(), _UNKNOWN) > last_capability())
 
 
 def drop_bounding(keep_mask: int) -> None:
-    """Take every capability out of the bounding set that is not in *keep_mask*. Raises: OSError."""
+    """Take every capability that is not in *keep_mask* off the bounding set. Raises: OSError. Source: prctl(2)."""
     for number in range(last_capability() + 1):
-        if not keep_mask >> number & 1 and libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) < 0:
-            raise last_error("prctl(PR_CAPBSET_DROP)", CAPABILITIES[number] if number < len(CAPABILITIES) else "")
+        if keep_mask >> number & 1 or libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 0:
+            continue
+        if libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) < 0:
+            raise last_error("prctl(PR_CAPBSET_DROP)", _name(number))
+
+
+def permitted_mask() -> int:
+    """The calling thread's permitted set. Raises: OSError. Source: capset(2)."""
+    data = bytearray(_SETS.size)
+    syscall("capget", _HEADER, data)
+    sets = _SETS.unpack(data)
+    return int(sets[1] | sets[4] << 32)
 
 
 def set_capabilities(effective: int, permitted: int, inheritable: int) -> None:
-    """Set the three sets. Raises: PermissionError that names what this thread does not have itself; OSError."""
-    missing = permitted & ~permitted_mask()
-    if missing:
-        names = ", ".join(name for name, bit in _BITS.items() if missing & bit)
-        raise PermissionError(1, f"this process does not have {names} itself, so it cannot grant it")
-    data = (_Data * 2)()
-    for half in (0, 1):
-        shift = 32 * half
-        data[half] = _Data(effective >> shift & _WORD, permitted >> shift & _WORD, inheritable >> shift & _WORD)
-    if libc.syscall(SYS_CAPSET, ctypes.byref(_Header(_VERSION_3, 0)), ctypes.byref(data)) < 0:
-        raise last_error("capset", hex(effective), hex(permitted), hex(inheritable))
+    """Set the three sets to these masks.
+
+    Raises: PermissionError that names what this thread does not have itself; OSError. Source: capset(2).
+    """
+    if missing := (effective | permitted | inheritable) & ~permitted_mask():
+        names = ", ".join(map(_name, _numbers(missing)))
+        raise PermissionError(errno.EPERM, f"capset: this process does not have {names} itself, so it cannot give it")
+    masks = (effective, permitted, inheritable)
+    syscall("capset", _HEADER, _SETS.pack(*(mask & _WORD for mask in masks), *(mask >> 32 for mask in masks)))
 
 
 def set_ambient(mask: int) -> None:
-    """Make *mask* the ambient set: each must be permitted and inheritable. Raises: OSError."""
-    if libc.prctl(_PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL, 0, 0, 0) < 0:
+    """Make *mask* the ambient set. Raises: OSError; EPERM for one not permitted and inheritable. Source: prctl(2)."""
+    if libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0:
         raise last_error("prctl(PR_CAP_AMBIENT_CLEAR_ALL)")
-    for number in range(mask.bit_length()):
-        if mask >> number & 1 and libc.prctl(_PR_CAP_AMBIENT, _AMBIENT_RAISE, number, 0, 0) < 0:
-            raise last_error("prctl(PR_CAP_AMBIENT_RAISE)", CAPABILITIES[number])
+    for number in _numbers(mask):
+        if libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number, 0, 0) < 0:
+            raise last_error("prctl(PR_CAP_AMBIENT_RAISE)", _name(number))
 
 
 def set_keep_caps(keep: bool) -> None:
-    """Whether the permitted set survives a change from root to another user. Raises: OSError."""
+    """Whether the permitted set survives the change from uid 0 to others. Raises: OSError. Source: prctl(2)."""
     if libc.prctl(_PR_SET_KEEPCAPS, int(keep), 0, 0, 0) < 0:
         raise last_error("prctl(PR_SET_KEEPCAPS)")
+
+
+def _numbers(mask: int) -> Iterator[int]:
+    return (number for number in range(mask.bit_length()) if mask >> number & 1)
+
+
+def _name(number: int) -> str:
+    return f"CAP_{_NAMES[number]}" if number < len(_NAMES) else f"capability {number}"

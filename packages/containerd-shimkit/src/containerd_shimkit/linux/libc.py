@@ -1,36 +1,77 @@
-"""The C library by ctypes: prototypes, system call numbers, errno as OSError. The only ctypes outside of engines."""
+"""The C library: prototypes of what Python does not offer on every version, and errno as OSError.
+
+The only use of ctypes here: structures go in and come back as bytes, which the callers pack with `struct`.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
+from ctypes import c_char, c_char_p, c_int, c_long, c_size_t, c_ulong
 from typing import Final
 
-__all__ = ["SYS_CAPGET", "SYS_CAPSET", "SYS_OPENAT2", "SYS_PIDFD_SEND_SIGNAL", "SYS_PIVOT_ROOT", "last_error", "libc"]
+__all__ = ["SYSCALLS", "encode", "last_error", "libc", "syscall"]
+
+# one table, as the newer calls have one number everywhere. Source: arch/x86/entry/syscalls/syscall_64.tbl and
+# include/uapi/asm-generic/unistd.h of the kernel
+_COMMON: Final = {"pidfd_send_signal": 424, "pidfd_open": 434, "close_range": 436, "openat2": 437}
+_BY_MACHINE: Final = {
+    "x86_64": {"capget": 125, "capset": 126, "pivot_root": 155, "prctl": 157, "prlimit64": 302, **_COMMON},
+    "aarch64": {"pivot_root": 41, "capget": 90, "capset": 91, "prctl": 167, "prlimit64": 261, **_COMMON},
+}
+
+
+def _syscalls(machine: str) -> dict[str, int]:
+    if machine not in _BY_MACHINE:
+        raise ImportError(
+            f"containerd_shimkit.linux does not know the system calls' numbers of {machine!r}; "
+            f"it runs on {' and '.join(_BY_MACHINE)}"
+        )
+    return _BY_MACHINE[machine]
+
+
+SYSCALLS: Final = _syscalls(platform.machine())
 
 libc: Final = ctypes.CDLL(None, use_errno=True)
-
-_int, _uint, _ulong, _text = ctypes.c_int, ctypes.c_uint, ctypes.c_ulong, ctypes.c_char_p
-
-libc.mount.argtypes = [_text, _text, _text, _ulong, _text]
-libc.umount2.argtypes = [_text, _int]
-libc.unshare.argtypes = [_int]
-libc.setns.argtypes = [_int, _int]
-libc.prctl.argtypes = [_int, _ulong, _ulong, _ulong, _ulong]
-libc.sethostname.argtypes = [_text, ctypes.c_size_t]
-libc.setdomainname.argtypes = [_text, ctypes.c_size_t]
-libc.syscall.restype = ctypes.c_long
-
-SYS_OPENAT2: Final = 437  # the same on every architecture, like all calls since Linux 5.1
-SYS_PIDFD_SEND_SIGNAL: Final = 424
-SYS_PIVOT_ROOT: Final = {"x86_64": 155}.get(platform.machine(), 41)  # 41: asm-generic, as aarch64 and riscv64
-SYS_CAPSET: Final = {"x86_64": 126}.get(platform.machine(), 91)
-SYS_CAPGET: Final = {"x86_64": 125}.get(platform.machine(), 90)
+libc.mount.argtypes = (c_char_p, c_char_p, c_char_p, c_ulong, c_char_p)
+libc.umount2.argtypes = (c_char_p, c_int)
+libc.unshare.argtypes = (c_int,)
+libc.setns.argtypes = (c_int, c_int)
+libc.sethostname.argtypes = (c_char_p, c_size_t)
+libc.setdomainname.argtypes = (c_char_p, c_size_t)
+libc.prctl.argtypes = (c_int, c_ulong, c_ulong, c_ulong, c_ulong)
+libc.syscall.restype = c_long
 
 
 def last_error(call: str, *names: str) -> OSError:
-    """The error that the last call through `libc` left, with the call's name and what it was about."""
+    """The error of the C call that has just failed: errno's subclass of OSError, with *call* and at most two names."""
     number = ctypes.get_errno()
-    about = " ".join(name for name in names if name)
-    return OSError(number, f"{call}: {os.strerror(number)}", about or None)
+    first, second = (*names, None, None)[:2]
+    return OSError(number, f"{call}: {os.strerror(number)}", first, None, second)
+
+
+def encode(text: str) -> bytes:
+    """*text* as the kernel takes it. Raises: OSError (EINVAL) for a NUL in it, behind which nothing would be read."""
+    encoded = os.fsencode(text)
+    if b"\0" in encoded:
+        raise OSError(errno.EINVAL, "a NUL character in a name", text)
+    return encoded
+
+
+def syscall(call: str, *arguments: int | bytes | bytearray) -> int:
+    """Make the system call named *call*: numbers by value, bytes by reference, a bytearray to be written to.
+
+    Raises: OSError. Source: syscall(2).
+    """
+    result = int(libc.syscall(c_long(SYSCALLS[call]), *map(_argument, arguments)))
+    if result < 0:
+        raise last_error(call)
+    return result
+
+
+def _argument(value: int | bytes | bytearray) -> c_ulong | bytes | ctypes.Array[c_char]:
+    if isinstance(value, int):
+        return c_ulong(value)
+    return value if isinstance(value, bytes) else (c_char * len(value)).from_buffer(value)

@@ -16,7 +16,7 @@ from ..errors import InvalidArgumentError, UnimplementedError
 from ..instance import Mount
 from ..oci import mount_options as ms
 from . import paths
-from .libc import SYS_PIVOT_ROOT, last_error, libc
+from .libc import last_error, libc, syscall
 
 __all__ = [
     "MNT_DETACH",
@@ -67,8 +67,7 @@ def umount(target: str, flags: int = 0) -> None:
 
 def pivot_root(new_root: str, put_old: str) -> None:
     """pivot_root(2). Raises: OSError."""
-    if libc.syscall(SYS_PIVOT_ROOT, os.fsencode(new_root), os.fsencode(put_old)) < 0:
-        raise last_error("pivot_root", new_root)
+    syscall("pivot_root", os.fsencode(new_root), os.fsencode(put_old))
 
 
 def parse_mountinfo(text: str) -> list[MountInfo]:

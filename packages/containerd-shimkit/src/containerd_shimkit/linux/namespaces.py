@@ -1,16 +1,20 @@
-"""Namespaces: making, entering, naming. Source: namespaces(7), unshare(2), setns(2), ioctl_ns(2), netdevice(7)."""
+"""Namespaces of the kernel: made, entered, and what belongs to a fresh one.
+
+Source: namespaces(7), unshare(2), setns(2), ioctl_ns(2), netdevice(7).
+"""
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import socket
+import stat
 import struct
 from collections.abc import Mapping
 from typing import Final
 
-from .libc import last_error, libc
+from ..errors import InvalidArgumentError
+from .libc import encode, last_error, libc
 
 __all__ = [
     "CLONE_NEWCGROUP",
@@ -18,6 +22,8 @@ __all__ = [
     "CLONE_NEWNET",
     "CLONE_NEWNS",
     "CLONE_NEWPID",
+    "CLONE_NEWTIME",
+    "CLONE_NEWUSER",
     "CLONE_NEWUTS",
     "NAMESPACE_FLAGS",
     "bring_loopback_up",
@@ -28,71 +34,107 @@ __all__ = [
     "unshare",
 ]
 
+# include/uapi/linux/sched.h
+CLONE_NEWTIME: Final = 0x00000080
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWCGROUP: Final = 0x02000000
 CLONE_NEWUTS: Final = 0x04000000
 CLONE_NEWIPC: Final = 0x08000000
+CLONE_NEWUSER: Final = 0x10000000
 CLONE_NEWPID: Final = 0x20000000
 CLONE_NEWNET: Final = 0x40000000
 
 NAMESPACE_FLAGS: Final[Mapping[str, int]] = {
-    "mount": CLONE_NEWNS,
     "cgroup": CLONE_NEWCGROUP,
-    "uts": CLONE_NEWUTS,
     "ipc": CLONE_NEWIPC,
-    "pid": CLONE_NEWPID,
+    "mount": CLONE_NEWNS,
     "network": CLONE_NEWNET,
+    "pid": CLONE_NEWPID,
+    "time": CLONE_NEWTIME,
+    "user": CLONE_NEWUSER,
+    "uts": CLONE_NEWUTS,
 }
-"""CLONE_NEW flags by the runtime specification's names."""
+"""Flags by the OCI specification's words for the kinds."""
 
-_NS_GET_NSTYPE: Final = 0xB703
-_SIOCGIFFLAGS: Final = 0x8913
-_SIOCSIFFLAGS: Final = 0x8914
-_IFF_UP: Final = 0x1
+_NS_GET_NSTYPE: Final = 0xB703  # include/uapi/linux/nsfs.h
+_SIOCSIFFLAGS: Final = 0x8914  # include/uapi/linux/sockios.h
+_IFF_UP: Final = 1
 _IFREQ: Final = struct.Struct("16sh22x")
 
 
 def unshare(flags: int) -> None:
-    """Move the calling thread into new namespaces (for pid: its next children). Raises: OSError."""
+    """Make new namespaces, of the kinds in *flags*, and move into them (for pid and time: the next child).
+
+    Raises: OSError. Source: unshare(2).
+    """
     if libc.unshare(flags) < 0:
-        raise last_error("unshare", hex(flags))
+        raise last_error("unshare", _words(flags))
 
 
 def setns(fd: int, nstype: int) -> None:
-    """Move the calling thread into the namespace that *fd* refers to (for pid: its next children). Raises: OSError."""
+    """Move the calling thread into the namespace that *fd* refers to; *nstype* is its CLONE_ flag, checked.
+
+    Raises: OSError. Source: setns(2).
+    """
     if libc.setns(fd, nstype) < 0:
-        raise last_error("setns", hex(nstype))
+        raise last_error("setns", _words(nstype))
 
 
 def open_namespace(path: str, kind: str) -> int:
-    """Open the namespace at *path*, having made sure that it is one, of that *kind*. Raises: OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    """Open the namespace at *path*, which must be one of *kind* (the OCI word); a descriptor for `setns`.
+
+    Raises: InvalidArgumentError that names the path and what is wrong with it.
+    """
+    wanted = NAMESPACE_FLAGS[kind]
     try:
-        if fcntl.ioctl(descriptor, _NS_GET_NSTYPE) == NAMESPACE_FLAGS[kind]:
-            return descriptor
+        # whatever is there instead must neither block this process nor become its terminal
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        raise InvalidArgumentError(
+            f"the {kind} namespace at {path!r} cannot be opened: {error.strerror}; "
+            "does the process or mount that kept it still exist?"
+        ) from error
+    try:
+        found = _type_of_namespace(descriptor)
+        if found != wanted:
+            what = f"a namespace of kind {_words(found)}" if found else "not a namespace"
+            raise InvalidArgumentError(f"{path!r} is {what}; linux.namespaces wants one of kind {kind} there")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _type_of_namespace(descriptor: int) -> int:
+    """The CLONE_ flag of the namespace, 0 for anything else."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return 0  # a device might have an ioctl of the same number
+    try:
+        return fcntl.ioctl(descriptor, _NS_GET_NSTYPE)
     except OSError:
-        pass
-    os.close(descriptor)
-    raise OSError(errno.EINVAL, f"not a {kind} namespace", path)
+        return 0
+
+
+def _words(flags: int) -> str:
+    return ", ".join(kind for kind, flag in NAMESPACE_FLAGS.items() if flags & flag) or hex(flags)
 
 
 def set_hostname(name: str) -> None:
-    """Name the UTS namespace's host. Raises: OSError."""
-    data = os.fsencode(name)
-    if libc.sethostname(data, len(data)) < 0:
+    """Set the UTS namespace's host name, at most 64 bytes. Raises: OSError. Source: sethostname(2)."""
+    encoded = encode(name)
+    if libc.sethostname(encoded, len(encoded)) < 0:
         raise last_error("sethostname", name)
 
 
 def set_domainname(name: str) -> None:
-    """Name the UTS namespace's NIS domain. Raises: OSError."""
-    data = os.fsencode(name)
-    if libc.setdomainname(data, len(data)) < 0:
+    """Set the UTS namespace's NIS domain name, at most 64 bytes. Raises: OSError. Source: setdomainname(2)."""
+    encoded = encode(name)
+    if libc.setdomainname(encoded, len(encoded)) < 0:
         raise last_error("setdomainname", name)
 
 
 def bring_loopback_up() -> None:
-    """Switch the calling thread's network namespace's `lo` on. Raises: OSError."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
-        request = fcntl.ioctl(control, _SIOCGIFFLAGS, _IFREQ.pack(b"lo", 0))
-        _name, flags = _IFREQ.unpack(request)
-        fcntl.ioctl(control, _SIOCSIFFLAGS, _IFREQ.pack(b"lo", flags | _IFF_UP))
+    """Switch on `lo` of the network namespace; its addresses come with that. Raises: OSError. Source: netdevice(7)."""
+    # any socket does for the ioctl; this kind needs no protocol in the kernel
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as handle:
+        fcntl.ioctl(handle, _SIOCSIFFLAGS, _IFREQ.pack(b"lo", _IFF_UP))

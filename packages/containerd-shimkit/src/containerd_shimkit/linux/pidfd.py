@@ -1,83 +1,92 @@
-"""Processes that are not our children, by an identity that a reused pid does not have.
+"""Processes that are named so that no other can be meant: by descriptor, or by pid, start time and boot.
 
-Source: pidfd_open(2), pidfd_send_signal(2), proc_pid_stat(5).
+Pids are reused within minutes. A descriptor stays with its process, but dies with ours; the three numbers can be
+written down. Source: pidfd_open(2), pidfd_send_signal(2), proc_pid_stat(5).
 """
 
 from __future__ import annotations
 
-import ctypes
-import functools
+import errno
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
-from .libc import SYS_PIDFD_SEND_SIGNAL, last_error, libc
+from .libc import syscall
 
 __all__ = ["ProcessIdentity", "identify", "kill_process", "pidfd_open", "pidfd_send_signal"]
 
-_START_TIME: Final = 19  # field 22 of /proc/PID/stat, counted from the third, which follows the name
+_START_TIME: Final = 19  # field 22, counted from the third, which follows the name
+
+
+def pidfd_open(pid: int, flags: int = 0) -> int:
+    """A descriptor of the process *pid*, readable when it has ended; it is closed by an execve.
+
+    Raises: OSError; ProcessLookupError when there is none.
+    """
+    try:
+        return syscall("pidfd_open", pid, flags)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror} (process {pid})") from None
+
+
+def pidfd_send_signal(pidfd: int, signal: int) -> None:
+    """Send *signal* to the process of the descriptor. Raises: OSError; ProcessLookupError when it has been reaped."""
+    syscall("pidfd_send_signal", pidfd, signal, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessIdentity:
-    """A process by pid, start time (clock ticks since boot) and the boot's id: no other ever has all three."""
+    """One process among all that there ever were: its start is in clock ticks since the boot that `boot_id` names."""
 
     pid: int
     start_time: int
     boot_id: str
 
     def is_alive(self) -> bool:
-        """Whether this very process exists (a zombie does)."""
-        return self.boot_id == _boot_id() and _start_time(self.pid) == self.start_time
+        """Whether this very process exists; a zombie does."""
+        if self.boot_id != _boot_id():
+            return False
+        try:
+            return _read_start_time(self.pid) == self.start_time
+        except ProcessLookupError:
+            return False
 
 
 def identify(pid: int) -> ProcessIdentity:
-    """The identity of the process that has *pid* now. Raises: ProcessLookupError."""
-    start_time = _start_time(pid)
-    if start_time is None:
-        raise ProcessLookupError(3, "no such process", str(pid))
-    return ProcessIdentity(pid, start_time, _boot_id())
-
-
-def pidfd_open(pid: int) -> int:
-    """A descriptor of the process that has *pid* now, close-on-exec. Raises: OSError."""
-    return os.pidfd_open(pid)
-
-
-def pidfd_send_signal(pidfd: int, signal: int) -> None:
-    """Send *signal* to the process of *pidfd*. Raises: ProcessLookupError when it has ended; OSError."""
-    if libc.syscall(SYS_PIDFD_SEND_SIGNAL, pidfd, signal, ctypes.c_void_p(None), 0) < 0:
-        raise last_error("pidfd_send_signal")
+    """The identity of the process that has *pid* now. Raises: ProcessLookupError when there is none."""
+    return ProcessIdentity(pid, _read_start_time(pid), _boot_id())
 
 
 def kill_process(identity: ProcessIdentity, signal: int) -> bool:
-    """Send *signal* to exactly that process; False when it is gone, also when its pid is another's now."""
+    """Send *signal* to that process and to no other; False when it has ended. Raises: OSError."""
     try:
         descriptor = pidfd_open(identity.pid)
     except ProcessLookupError:
         return False
     try:
-        # first the descriptor, then the look: from here on the pid cannot change hands unseen
+        # the descriptor came first: if the pid is still that process's now, the descriptor is of it
         if not identity.is_alive():
             return False
         pidfd_send_signal(descriptor, signal)
+        return True
     except ProcessLookupError:
         return False
     finally:
         os.close(descriptor)
-    return True
 
 
-@functools.cache
+def _read_start_time(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            content = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        raise ProcessLookupError(errno.ESRCH, f"{os.strerror(errno.ESRCH)} (process {pid})") from None
+    # the name, in parentheses, may hold anything, parentheses too
+    return int(content.rpartition(b")")[2].split()[_START_TIME])
+
+
+@lru_cache(maxsize=1)
 def _boot_id() -> str:
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
-
-
-def _start_time(pid: int) -> int | None:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # the name, in parentheses, may hold anything: count from the last one
-            return int(file.read().rpartition(b")")[2].split()[_START_TIME])
-    except (FileNotFoundError, ProcessLookupError):
-        return None

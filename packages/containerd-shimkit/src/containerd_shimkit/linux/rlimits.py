@@ -1,26 +1,42 @@
-"""Resource limits by name. Source: getrlimit(2)."""
+"""Resource limits by their names, in the whole range of the kernel's numbers. Source: getrlimit(2)."""
 
 from __future__ import annotations
 
-import resource
+import struct
+from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["set_rlimit"]
+from ..errors import InvalidArgumentError
+from .libc import syscall
 
-_INFINITY: Final = (1 << 64) - 1
+__all__ = ["RLIMITS", "RLIM_INFINITY", "set_rlimit"]
+
+RLIM_INFINITY: Final = (1 << 64) - 1
+
+# include/uapi/asm-generic/resource.h
 _NAMES: Final = (
-    *("AS", "CORE", "CPU", "DATA", "FSIZE", "MEMLOCK", "MSGQUEUE", "NICE", "NOFILE", "NPROC", "RSS", "RTPRIO"),
-    *("SIGPENDING", "STACK"),
+    *("CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS", "SIGPENDING"),
+    *("MSGQUEUE", "NICE", "RTPRIO", "RTTIME"),
 )
-_NUMBERS: Final[dict[str, int]] = {
-    f"RLIMIT_{name}": getattr(resource, f"RLIMIT_{name}") for name in _NAMES if hasattr(resource, f"RLIMIT_{name}")
-}
-_NUMBERS.update(RLIMIT_LOCKS=10, RLIMIT_RTTIME=15)  # asm-generic/resource.h: not in Python's module
+RLIMITS: Final[Mapping[str, int]] = {f"RLIMIT_{name}": number for number, name in enumerate(_NAMES)}
+"""Numbers by name."""
 
 
 def set_rlimit(type: str, soft: int, hard: int) -> None:  # noqa: A002  (the specification's word)
-    """Limit this process; 2^64-1 is infinity. Raises: OSError; ValueError for an unknown name or soft above hard."""
-    if type not in _NUMBERS:
-        raise ValueError(f"{type!r} is not a resource limit; known are {', '.join(sorted(_NUMBERS))}")
-    limits = tuple(resource.RLIM_INFINITY if value == _INFINITY else value for value in (soft, hard))
-    resource.setrlimit(_NUMBERS[type], (limits[0], limits[1]))
+    """Set this process's limit named *type* (`RLIMIT_NOFILE`).
+
+    Raises: InvalidArgumentError for an unknown name or a number out of range; OSError (EPERM: the hard limit may be
+    raised with CAP_SYS_RESOURCE only).
+    """
+    if type not in RLIMITS:
+        raise InvalidArgumentError(f"process.rlimits has the unknown type {type!r}; known are {', '.join(RLIMITS)}")
+    # resource.setrlimit() cannot take numbers of 2^63 and more
+    for name, value in (("soft", soft), ("hard", hard)):
+        if not 0 <= value <= RLIM_INFINITY:
+            raise InvalidArgumentError(
+                f"process.rlimits: {type} has the {name} limit {value}; 0 to 2^64-1 are possible"
+            )
+    try:
+        syscall("prlimit64", 0, RLIMITS[type], struct.pack("=QQ", soft, hard), 0)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror} ({type}, soft {soft}, hard {hard})") from None
