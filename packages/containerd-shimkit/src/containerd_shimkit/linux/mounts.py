@@ -8,210 +8,276 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ..errors import InvalidArgumentError, UnimplementedError
+from ..errors import InvalidArgumentError, PermissionDeniedError, ResourceExhaustedError, ShimError, UnimplementedError
 from ..instance import Mount
 from ..oci import mount_options as ms
+from ..oci.mount_options import MountOptions, parse_options
 from . import paths
-from .libc import last_error, libc, syscall
+from .libc import encode, last_error, libc, syscall
+from .mount_helper import is_helper_type, mount_by_helper
 
 __all__ = [
     "MNT_DETACH",
+    "MNT_EXPIRE",
+    "MNT_FORCE",
     "UMOUNT_NOFOLLOW",
     "MountInfo",
+    "MountOptions",
     "mount",
     "mount_rootfs",
     "parse_mountinfo",
+    "parse_options",
     "pivot_root",
     "read_mountinfo",
+    "shorten_lowerdirs",
     "umount",
     "unmount_tree",
 ]
 
+# include/linux/fs.h; those of mount(2) are in oci.mount_options
+MNT_FORCE: Final = 1
 MNT_DETACH: Final = 2
+MNT_EXPIRE: Final = 4
 UMOUNT_NOFOLLOW: Final = 8
-_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
-_HEADROOM: Final = 512  # containerd's own margin below the page that mount(2) reads
-_OCTAL: Final = re.compile(r"\\([0-7]{3})")
+
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")  # what mount(2) reads of the data, silently
+_COMFORTABLE: Final = _PAGE - 512  # from here on lower directories are shortened, as containerd does it
+_BUSY_SECONDS: Final = 2.0
+_BUSY_STEP: Final = 0.01
+_OCTAL: Final = re.compile(r"\\([0-3][0-7]{2})")
+_GONE: Final = (errno.EINVAL, errno.ENOENT)  # not a mount, or not there at all: somebody else was first
+_KINDS: Final[dict[int | None, type[ShimError]]] = {
+    **dict.fromkeys((errno.EPERM, errno.EACCES, errno.EROFS), PermissionDeniedError),
+    **dict.fromkeys((errno.ENOSPC, errno.ENOMEM, errno.EMFILE, errno.ENFILE), ResourceExhaustedError),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class MountInfo:
-    """One line of /proc/self/mountinfo."""
+    """One line of /proc/self/mountinfo; `optional` holds fields such as `shared:7`."""
 
     mount_id: int
     parent_id: int
+    device: str  # major:minor
     root: str
     mount_point: str
     options: str
+    optional: tuple[str, ...]
     fstype: str
     source: str
     super_options: str
 
 
 def mount(source: str, target: str, fstype: str, flags: int = 0, data: str = "") -> None:
-    """mount(2). Raises: OSError that names source and target."""
-    arguments = (os.fsencode(source) or None, os.fsencode(target), os.fsencode(fstype) or None)
-    if libc.mount(*arguments, flags, os.fsencode(data) or None) < 0:
-        raise last_error("mount", source or fstype, "on", target)
+    """Mount, or change a mount, as *flags* say. Raises: OSError that names source and target. Source: mount(2)."""
+    encoded = encode(data)
+    if len(encoded) >= _PAGE:
+        # what is beyond is cut off unseen: a last layer would be missing, or read-only forgotten
+        raise OSError(errno.E2BIG, f"mount: options of {len(encoded)} bytes; the kernel reads {_PAGE - 1}", target)
+    if libc.mount(encode(source) or None, encode(target), encode(fstype) or None, flags, encoded or None) < 0:
+        raise last_error("mount", source or fstype, target)
 
 
 def umount(target: str, flags: int = 0) -> None:
-    """umount2(2). Raises: OSError."""
-    if libc.umount2(os.fsencode(target), flags) < 0:
+    """Unmount what is mounted last at *target*. Raises: OSError. Source: umount2(2)."""
+    if libc.umount2(encode(target), flags) < 0:
         raise last_error("umount", target)
 
 
-def pivot_root(new_root: str, put_old: str) -> None:
-    """pivot_root(2). Raises: OSError."""
-    syscall("pivot_root", os.fsencode(new_root), os.fsencode(put_old))
+def pivot_root(new: str, old: str) -> None:
+    """Make the mount *new* the root, and put the one before at *old*. Raises: OSError. Source: pivot_root(2)."""
+    try:
+        syscall("pivot_root", encode(new), encode(old))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, new, None, old) from None
 
 
 def parse_mountinfo(text: str) -> list[MountInfo]:
-    """The mounts in *text*, in the kernel's order: a parent before its children, the older of two at one point first.
-
-    Raises: ValueError for text that is no mountinfo.
-    """
-    return [_parse_line(line) for line in text.splitlines()]
+    """The mounts in *text*, in its order. Raises: ValueError for text that is no mountinfo."""
+    return [_parse_line(line) for line in text.split("\n") if line]
 
 
 def read_mountinfo() -> list[MountInfo]:
     """The mounts of this process's mount namespace that are within its root."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        return parse_mountinfo(file.read())
+    with open("/proc/self/mountinfo", "rb") as file:
+        return parse_mountinfo(os.fsdecode(file.read()))
 
 
 def _parse_line(line: str) -> MountInfo:
-    head, separator, tail = line.partition(" - ")
-    fields, rest = head.split(" "), tail.split(" ")
-    if not separator or len(fields) < 6 or len(rest) < 3:
+    fields = line.split(" ")
+    if "-" not in fields[6:-3]:
         raise ValueError(f"not a line of mountinfo: {line!r}")
-    root, point, source = (_unescape(text) for text in (fields[3], fields[4], rest[1]))
-    return MountInfo(int(fields[0]), int(fields[1]), root, point, fields[5], rest[0], source, rest[2])
+    separator = fields.index("-", 6)
+    rest = fields[separator + 1 :]
+    return MountInfo(
+        mount_id=int(fields[0]),
+        parent_id=int(fields[1]),
+        device=fields[2],
+        root=_unescape(fields[3]),
+        mount_point=_unescape(fields[4]),
+        options=fields[5],
+        optional=tuple(fields[6:separator]),
+        fstype=_unescape(rest[0]),
+        source=_unescape(rest[1]),
+        super_options=_unescape(rest[2]),
+    )
 
 
 def _unescape(text: str) -> str:
-    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
+    return _OCTAL.sub(lambda match: os.fsdecode(bytes((int(match[1], 8),))), text) if "\\" in text else text
 
 
-def unmount_tree(path: str) -> None:
-    """Unmount everything at *path* and below it, deepest first; nothing there is fine.
+def unmount_tree(path: str, *, detach: bool = False) -> None:
+    """Unmount all that is mounted at *path* and below it, deepest first; nothing there, or no such path, is fine.
 
-    What is busy is detached: it goes when its last user does, and is out of the way at once. Raises: OSError.
+    What stays busy for two seconds is an error, for containerd must not take it for gone; with *detach* it is taken
+    out of sight instead, and goes when its last user does. Raises: OSError.
     """
-    path = os.path.realpath(path)
+    # the last component is not looked at: a dead file system may be mounted on it, and links there do not count
+    directory, name = os.path.split(os.path.abspath(path))
+    path = os.path.join(os.path.realpath(directory), name)
+    give_up = time.monotonic() + _BUSY_SECONDS
+    while points := _mounted_below(path):
+        error = _unmount_once(points, UMOUNT_NOFOLLOW)
+        if error is None:
+            continue
+        if error.errno not in (errno.EBUSY, *_GONE):
+            raise error
+        if time.monotonic() < give_up:
+            time.sleep(_BUSY_STEP)
+        elif not detach or (error := _unmount_once(points, UMOUNT_NOFOLLOW | MNT_DETACH)) is not None:
+            raise error
+
+
+def _mounted_below(path: str) -> list[str]:
+    """Mount points, the deepest first and, of those at one place, each as often as there are mounts."""
     below = path.rstrip("/") + "/"
-    points = [each.mount_point for each in read_mountinfo()]
-    for point in reversed([p for p in points if p == path or p.startswith(below)]):
+    found = (each.mount_point for each in read_mountinfo())
+    points = [point for point in found if point == path or point.startswith(below)]
+    return sorted(points, key=lambda point: -point.count("/"))
+
+
+def _unmount_once(points: Sequence[str], flags: int) -> OSError | None:
+    """Try each; the first error when nothing at all could be unmounted (one mount may hide another), else None."""
+    first: OSError | None = None
+    progress = False
+    for point in points:
         try:
-            umount(point, UMOUNT_NOFOLLOW)
+            umount(point, flags)
+            progress = True
         except OSError as error:
-            if error.errno == errno.EBUSY:
-                umount(point, UMOUNT_NOFOLLOW | MNT_DETACH)
-            elif error.errno not in (errno.EINVAL, errno.ENOENT):  # gone meanwhile
-                raise
+            if first is None or first.errno in _GONE:
+                first = error
+    return None if progress else first
 
 
 def mount_rootfs(mounts: Iterable[Mount], target: str) -> None:
-    """Mount what containerd asks for onto *target*, in order; on failure nothing stays mounted.
+    """Mount what containerd asks for onto the directory *target*, in order.
 
-    A mount's own target is resolved inside of *target*. Raises: InvalidArgumentError, UnimplementedError for an option
-    that cannot be carried out; OSError.
+    A mount's own `target` is resolved inside the root that there is by then. On failure, what was mounted here is
+    unmounted again, and nothing else. Raises: ShimError that names type, source and the kernel's reason.
     """
+    done: list[str] = []
     try:
         for each in mounts:
-            _mount_one(each, target)
+            _mount_one(each, target, done)
     except BaseException:
-        unmount_tree(target)
+        for point in reversed(done):
+            umount(point, UMOUNT_NOFOLLOW | MNT_DETACH)  # just mounted: whoever uses it cannot mean it
         raise
 
 
-def _mount_one(wanted: Mount, rootfs: str) -> None:
-    options = ms.parse_options(wanted.options)
-    if options.unsupported:
+def _mount_one(wanted: Mount, rootfs: str, done: list[str]) -> None:
+    options = parse_options(wanted.options)
+    mapped = [word for word in wanted.options if word.startswith(("uidmap=", "gidmap="))]
+    if options.unsupported or mapped:
         raise UnimplementedError(
             f"the mount of {wanted.source!r} ({wanted.type}) that containerd asks for has the option "
-            f"{options.unsupported[0]!r}, which this shim does not support; choose another snapshotter"
+            f"{(*options.unsupported, *mapped)[0]!r}, which this shim does not support; choose another snapshotter"
         )
-    point = _mount_point(wanted.target, rootfs)
-    if wanted.type.startswith(("fuse.", "fuse3.")):
-        _mount_by_helper(wanted, point)
-    elif wanted.type == "bind" or options.flags & ms.MS_BIND:
-        _bind(wanted.source, point, options)
-    elif len(options.data) >= _PAGE - _HEADROOM:
-        _mount_overlay_from_below(wanted.source, point, wanted.type, options.flags, options.data)
-    else:
-        mount(wanted.source, point, wanted.type, options.flags, options.data)
+    try:
+        point = _mount_point(wanted.target, rootfs)
+        if is_helper_type(wanted.type):
+            mount_by_helper(wanted.source, point, wanted.type, wanted.options)
+            done.append(point)
+        elif wanted.type == "bind" or options.flags & ms.MS_BIND:
+            _bind(wanted.source, point, options, done)
+        else:
+            _mount_filesystem(wanted, point, done)
+        for kind in options.propagation:
+            mount("", point, "", kind)
+    except OSError as error:
+        kind_of_error = _KINDS.get(error.errno, InvalidArgumentError)
+        place = f" at {wanted.target!r}" if wanted.target else ""
+        raise kind_of_error(
+            f"cannot mount {wanted.source!r} ({wanted.type}){place} for the root file system {rootfs}: {error}"
+        ) from error
 
 
 def _mount_point(target: str, rootfs: str) -> str:
     if target in ("", "/"):
-        return rootfs
+        return os.path.abspath(rootfs)
     root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         found = paths.make_directory_in_root(root, target)
-        try:
-            return os.readlink(f"/proc/self/fd/{found}")
-        finally:
-            os.close(found)
     finally:
         os.close(root)
-
-
-def _bind(source: str, point: str, options: ms.MountOptions) -> None:
-    mount(source, point, "", ms.MS_BIND | options.flags & ms.MS_REC)
-    flags = options.flags & ~(ms.MS_BIND | ms.MS_REC)
-    if not flags:
-        return
     try:
+        return os.readlink(f"/proc/self/fd/{found}")
+    finally:
+        os.close(found)
+
+
+def _bind(source: str, point: str, options: MountOptions, done: list[str]) -> None:
+    mount(source, point, "", ms.MS_BIND | options.flags & ms.MS_REC)
+    done.append(point)
+    flags = options.flags & ~(ms.MS_BIND | ms.MS_REC)
+    if flags or options.cleared:
         # a bind mount takes its flags in a second call, which would take off those that it has already
-        kept = ms.flags_of_statvfs(os.statvfs(point).f_flag) & ~options.cleared
-        mount("", point, "", ms.MS_REMOUNT | ms.MS_BIND | kept | flags)
-    except BaseException:
-        umount(point, MNT_DETACH)
-        raise
+        there = ms.flags_of_statvfs(os.statvfs(point).f_flag)
+        if flags | there & ~options.cleared != there:
+            mount("", point, "", ms.MS_REMOUNT | ms.MS_BIND | there & ~options.cleared | flags)
 
 
-def _mount_overlay_from_below(source: str, point: str, fstype: str, flags: int, data: str) -> None:
-    """Mount with more lower directories than a page has room for: their common parent becomes the working directory."""
-    words = data.split(",")
-    lower = next((word for word in words if word.startswith("lowerdir=")), "")
-    directories = lower.removeprefix("lowerdir=").split(":")
-    if fstype != "overlay" or len(directories) < 2:
-        raise InvalidArgumentError(f"the options of the mount of {source!r} are longer than a page ({len(data)} bytes)")
-    parent = os.path.commonpath(directories)
-    shortened = ":".join(os.path.relpath(directory, parent) for directory in directories)
-    data = ",".join(f"lowerdir={shortened}" if word is lower else word for word in words)
-    if len(data) >= _PAGE:
-        raise InvalidArgumentError(
-            f"the overlay of {len(directories)} layers has options of {len(data)} bytes, which is more than the "
-            f"kernel takes ({_PAGE}); build the image with fewer layers"
-        )
+def _mount_filesystem(wanted: Mount, point: str, done: list[str]) -> None:
+    directory, words = "", wanted.options
+    if wanted.type == "overlay" and sum(len(os.fsencode(word)) + 1 for word in words) > _COMFORTABLE:
+        directory, words = shorten_lowerdirs(words)
+    options = parse_options(words)
+    _call_in(directory, lambda: mount(wanted.source, point, wanted.type, options.flags, options.data))
+    done.append(point)
+
+
+def shorten_lowerdirs(options: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """An overlay's options with the lower directories relative to their common parent, and that parent.
+
+    The options as they are, and no parent, where there is nothing to shorten.
+    """
+    index = next((i for i, word in enumerate(options) if word.startswith("lowerdir=")), None)
+    if index is None:
+        return "", tuple(options)
+    directories = options[index].removeprefix("lowerdir=").split(":")
+    if "\\" in options[index] or not all(directory.startswith("/") for directory in directories):
+        return "", tuple(options)  # a name with escapes, relative already, or data-only layers (`::`)
+    parent = os.path.commonpath([os.path.dirname(directory) for directory in directories])
+    short = ":".join(os.path.relpath(directory, parent) for directory in directories)
+    return parent, (*options[:index], f"lowerdir={short}", *options[index + 1 :])
+
+
+def _call_in(directory: str, work: Callable[[], None]) -> None:
+    """Call *work* with *directory* as the working directory, which is put back afterwards; empty: where we are."""
+    if not directory:
+        work()
+        return
     here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.chdir(parent)
-        mount(source, point, fstype, flags, data)
+        os.chdir(directory)
+        work()
     finally:
         os.fchdir(here)
         os.close(here)
-
-
-def _mount_by_helper(wanted: Mount, point: str) -> None:
-    """FUSE file systems are mounted by their own program, `mount.fuse`, as mount(8) would call it."""
-    family, _, kind = wanted.type.partition(".")
-    program = f"mount.{family}"
-    argv = [program, wanted.source, point, "-o", ",".join(wanted.options), "-t", kind]
-    _run(argv)
-
-
-def _run(argv: Sequence[str]) -> None:
-    try:
-        pid = os.posix_spawnp(argv[0], list(argv), os.environ)
-    except FileNotFoundError:
-        raise InvalidArgumentError(f"{argv[0]} is not installed, but containerd asks for a mount by it") from None
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if status != 0:
-        raise OSError(errno.EIO, f"{argv[0]} ended with status {status}", argv[2])
