@@ -6,6 +6,8 @@ Source: kernel, admin-guide/cgroup-v1; containerd/cgroups, cgroup1/stats.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping
 from typing import Final
 
@@ -18,6 +20,7 @@ __all__ = ["read_stats"]
 
 _TYPE: Final = "io.containerd.cgroups.v1.Metrics"
 _NANOSECONDS_PER_TICK: Final = 10_000_000  # USER_HZ is 100 on every architecture that Python runs on
+_UINT32_MAX: Final = (1 << 32) - 1
 _MEMORY_NAMES: Final = {
     "pg_pg_in": "pgpgin",
     "pg_pg_out": "pgpgout",
@@ -40,14 +43,55 @@ def read_stats(cgroup: CgroupV1) -> Encoded:
     Raises: NotFoundError when the control group is gone.
     """
     metrics = v1.Metrics()
-    readers = {"pids": _pids, "cpuacct": _cpu_usage, "cpu": _throttling, "memory": _memory, "blkio": _blkio}
+    readers = {
+        "hugetlb": _hugetlb,
+        "pids": _pids,
+        "cpu": _throttling,
+        "cpuacct": _cpu_usage,
+        "memory": _memory,
+        "blkio": _blkio,
+        "rdma": _rdma,
+    }
     try:
         for controller, reader in readers.items():
             if controller in cgroup.paths:
                 reader(metrics, cgroup.paths[controller])
-    except FileNotFoundError as error:
-        raise NotFoundError(f"the container's cgroup is gone: {error.filename}") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):  # the second: removed while it was read
+            raise
+        raise NotFoundError(
+            f"the container's cgroup is gone: {', '.join(sorted(set(cgroup.paths.values())))}"
+        ) from error
     return Encoded(_TYPE, metrics.SerializeToString())
+
+
+def _hugetlb(metrics: v1.Metrics, path: str) -> None:
+    sizes = sorted(name.split(".")[1] for name in os.listdir(path) if _is_page_limit(name))
+    for size in sizes:
+        prefix = f"{path}/hugetlb.{size}"
+        usage, most, failures = (
+            int(_read(f"{prefix}.{file}")) for file in ("usage_in_bytes", "max_usage_in_bytes", "failcnt")
+        )
+        metrics.hugetlb.add(pagesize=size, usage=usage, max=most, failcnt=failures)
+
+
+def _is_page_limit(name: str) -> bool:
+    """Whether a file is `hugetlb.2MB.limit_in_bytes`, and not the one of its reservations (`.rsvd.`)."""
+    words = name.split(".")
+    return len(words) == 3 and words[0] == "hugetlb" and words[2] == "limit_in_bytes"
+
+
+def _rdma(metrics: v1.Metrics, path: str) -> None:
+    for field, file in (("current", "rdma.current"), ("limit", "rdma.max")):
+        for line in _read(f"{path}/{file}").splitlines():
+            device, *pairs = line.split()
+            values = dict(pair.split("=", 1) for pair in pairs)
+            handles, objects = (_rdma_number(values.get(key, "0")) for key in ("hca_handle", "hca_object"))
+            getattr(metrics.rdma, field).add(device=device, hca_handles=handles, hca_objects=objects)
+
+
+def _rdma_number(word: str) -> int:
+    return _UINT32_MAX if word == "max" else int(word)
 
 
 def _pids(metrics: v1.Metrics, path: str) -> None:
@@ -68,7 +112,9 @@ def _cpu_usage(metrics: v1.Metrics, path: str) -> None:
 
 def _throttling(metrics: v1.Metrics, path: str) -> None:
     table = _table(f"{path}/cpu.stat")
+    metrics.cpu.usage.SetInParent()  # callers read through it whenever there is a `cpu`
     throttling = metrics.cpu.throttling
+    throttling.SetInParent()
     throttling.periods = table.get("nr_periods", 0)
     throttling.throttled_periods = table.get("nr_throttled", 0)
     throttling.throttled_time = table.get("throttled_time", 0)
