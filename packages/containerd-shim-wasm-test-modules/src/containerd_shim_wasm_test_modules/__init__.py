@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,7 @@ __all__ = [
     "DIR_LISTER",
     "EXIT_CODE",
     "FILE_READER",
+    "FILE_WRITER",
     "HAS_DEFAULT_DEVICES",
     "HELLO_WORLD",
     "MEMORY_HOG",
@@ -35,51 +37,52 @@ _DIRECTORY: Final = Path(__file__).parent / "modules"
 
 @dataclass(frozen=True, slots=True)
 class TestModule:
-    """A program: its name, and what running it shows."""
+    """A program: its name, the file of its binary, and what running it shows."""
 
     __test__ = False  # pytest: not a class of tests
 
     name: str
+    path: Path
     summary: str
 
     @property
-    def path(self) -> Path:
-        """The binary's file."""
-        return _DIRECTORY / f"{self.name}.wasm"
-
-    @property
     def source(self) -> Path:
-        """The source's file: WebAssembly text or C."""
-        text = _DIRECTORY / f"{self.name}.wat"
-        return text if text.exists() else _DIRECTORY / f"{self.name}.c"
+        """The file it is made of: WebAssembly text or C."""
+        text = self.path.with_suffix(".wat")
+        return text if text.exists() else self.path.with_suffix(".c")
 
     @property
-    def bytes(self) -> bytes:
-        """The binary."""
+    def bytes(self) -> builtins.bytes:
+        """The binary, read from its file."""
         return self.path.read_bytes()
 
 
-HELLO_WORLD: Final = TestModule("hello_world", "prints `hello world`")
-CUSTOM_ENTRYPOINT: Final = TestModule("custom_entrypoint", "prints `hello world` from its export `foo`; no _start")
-EXIT_CODE: Final = TestModule("exit_code", "ends with status 42")
-UNREACHABLE: Final = TestModule("unreachable", "traps at once")
-STACK_OVERFLOW: Final = TestModule("stack_overflow", "traps when its stack is full")
-MISSING_IMPORT: Final = TestModule("missing_import", "cannot be linked")
-NO_START: Final = TestModule("no_start", "exports `other` and `with_argument`, but no _start")
-SPINNER: Final = TestModule("spinner", "computes for ever")
-SLEEPER: Final = TestModule("sleeper", "prints `ready`, and sleeps for ever")
-MEMORY_HOG: Final = TestModule("memory_hog", "takes memory until it gets no more, then traps")
-RANDOM: Final = TestModule("random", "prints 16 random bytes as 32 letters")
-ARGS_ENV_STDIN: Final = TestModule(
-    "args_env_stdin", "prints `arg: X`, `env: X=Y`, then each line of input as `stdin: X`"
-)
-FILE_READER: Final = TestModule("file_reader", "copies the files that its arguments name to its output")
-DIR_LISTER: Final = TestModule("dir_lister", "lists the directory that its argument names")
-HAS_DEFAULT_DEVICES: Final = TestModule("has_default_devices", "ends with 0 when a container's devices are there")
-OUTPUT_FLOODER: Final = TestModule("output_flooder", "writes as many bytes as its argument says")
-SIMPLE_COMPONENT: Final = TestModule("simple_component", "exports `thunk`, which returns, and `thunk-trap`")
-COMPONENT_HELLO_WORLD: Final = TestModule("component_hello_world", "prints `Hello, world!` by wasi:cli/run")
-COMPONENT_EXIT: Final = TestModule("component_exit", "ends with status 1 by wasi:cli/exit")
+def _module(name: str, summary: str) -> TestModule:
+    return TestModule(name, _DIRECTORY / f"{name}.wasm", summary)
 
-MODULES: Final = tuple(value for value in list(globals().values()) if isinstance(value, TestModule))
-"""All of them."""
+
+HELLO_WORLD: Final = _module("hello_world", "prints `hello world`")
+CUSTOM_ENTRYPOINT: Final = _module("custom_entrypoint", "prints `hello world` from its export `foo`; has no `_start`")
+EXIT_CODE: Final = _module("exit_code", "ends with status 42")
+UNREACHABLE: Final = _module("unreachable", "traps at once")
+STACK_OVERFLOW: Final = _module("stack_overflow", "calls itself until it traps")
+MISSING_IMPORT: Final = _module("missing_import", "cannot be linked: it imports `nothing` from `nobody`")
+NO_START: Final = _module("no_start", "exports `other` and `with_argument`, but no `_start`")
+SPINNER: Final = _module("spinner", "computes for ever")
+SLEEPER: Final = _module("sleeper", "prints `ready` and sleeps for ever")
+MEMORY_HOG: Final = _module("memory_hog", "takes memory, a MiB at a time, until it gets no more; then it traps")
+RANDOM: Final = _module("random", "prints 16 random bytes in hexadecimal")
+ARGS_ENV_STDIN: Final = _module("args_env_stdin", "prints `arg: X` and `env: X=Y` lines, then copies its input")
+FILE_READER: Final = _module("file_reader", "copies the files that its arguments name to its output")
+FILE_WRITER: Final = _module("file_writer", "copies its input to the file that its argument names")
+DIR_LISTER: Final = _module("dir_lister", "lists the directory that its argument names; with `-r` all that is below it")
+HAS_DEFAULT_DEVICES: Final = _module("has_default_devices", "ends with 0 when the devices of a container are there")
+OUTPUT_FLOODER: Final = _module("output_flooder", "writes as many bytes as its argument says")
+SIMPLE_COMPONENT: Final = _module("simple_component", "exports `thunk`, which returns, and `thunk-trap`, which traps")
+COMPONENT_HELLO_WORLD: Final = _module("component_hello_world", "prints `Hello, world!` by wasi:cli/run")
+COMPONENT_EXIT: Final = _module("component_exit", "ends with status 1 by wasi:cli/exit")
+
+MODULES: Final[tuple[TestModule, ...]] = tuple(
+    value for value in list(globals().values()) if isinstance(value, TestModule)
+)
+"""All of them, in the order above."""

@@ -22,12 +22,13 @@
   (core func $get-stdout (canon lower (func $stdout "get-stdout")))
   (core func $write (canon lower (func $streams "[method]output-stream.blocking-write-and-flush") (memory $mem)))
   (core module $main
+    (import "memory" "memory" (memory 1))
     (import "host" "get-stdout" (func $get-stdout (result i32)))
     (import "host" "write" (func $write (param i32 i32 i32 i32)))
     (func (export "run") (result i32)
       (call $write (call $get-stdout) (i32.const 16) (i32.const 14) (i32.const 0))
-      (i32.const 0)))
-  (core instance $instance (instantiate $main (with "host" (instance
+      (i32.load8_u (i32.const 0))))  ;; whether that was an error is whether this is one
+  (core instance $instance (instantiate $main (with "memory" (instance $memory)) (with "host" (instance
     (export "get-stdout" (func $get-stdout)) (export "write" (func $write))))))
   (func $run (result (result)) (canon lift (core func $instance "run")))
   (instance $run-instance (export "run" (func $run)))

@@ -2,16 +2,19 @@
 
 #include <stdio.h>
 
-int main(int argc, char **argv) {
+static int copy(const char *path) {
     char piece[4096];
-    for (int i = 1; i < argc; i++) {
-        FILE *file = fopen(argv[i], "r");
-        if (!file) {
-            perror(argv[i]);
-            return 1;
-        }
+    FILE *file = fopen(path, "r");
+    if (file) {
         for (size_t size; (size = fread(piece, 1, sizeof piece, file));) fwrite(piece, 1, size, stdout);
-        fclose(file);
+        if (!ferror(file)) return fclose(file);
     }
-    return fflush(stdout) != 0;
+    perror(path);
+    return 1;
+}
+
+int main(int argc, char **argv) {
+    int status = 0;
+    for (int i = 1; i < argc; i++) status |= copy(argv[i]);
+    return status | (fflush(stdout) != 0);
 }
