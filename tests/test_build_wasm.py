@@ -68,8 +68,27 @@ def test_without_a_compiler_it_says_where_one_comes_from(tree: Path) -> None:
     (tree / "uv").chmod(0o755)
     done = build(tree, UV=str(tree / "uv"), PYTHONPATH=str(broken.parent))
     assert done.returncode == NO_COMPILER
+    assert "no zig here" in done.stderr
     assert "pip install ziglang==" in done.stderr
     assert not (tree / DEMO / "wasi-demo-app.wasm").exists()
+
+
+def test_without_wasmtime_it_says_how_to_have_it(tree: Path) -> None:
+    (tree / "broken").mkdir()
+    (tree / "broken" / "wasmtime.py").write_text("raise ImportError")
+    done = build(tree, "--check", "--only-text", PYTHONPATH=str(tree / "broken"))
+    assert done.returncode == NO_COMPILER
+    assert "uv run scripts/build-wasm" in done.stderr
+
+
+def test_a_binary_that_cannot_be_written_leaves_the_old_one(tree: Path) -> None:
+    binary = tree / MODULES / "exit_code.wasm"
+    binary.write_bytes(b"old")
+    script = f"ulimit -f 0; {sys.executable} {tree}/scripts/build-wasm --only-text"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode != 0
+    assert binary.read_bytes() == b"old"
+    assert {path.name for path in binary.parent.iterdir()} == {"exit_code.wat", "exit_code.wasm"}
 
 
 @pytest.mark.wasm_build
