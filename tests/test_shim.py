@@ -14,10 +14,17 @@ from typing import Any
 import pytest
 from containerd_shim_wasm_test_modules import (
     ARGS_ENV_STDIN,
+    COMPONENT_EXIT,
+    COMPONENT_HELLO_WORLD,
     EXIT_CODE,
+    HAS_DEFAULT_DEVICES,
     HELLO_WORLD,
+    MEMORY_HOG,
     MISSING_IMPORT,
     NO_START,
+    OUTPUT_FLOODER,
+    RANDOM,
+    SIMPLE_COMPONENT,
     UNREACHABLE,
 )
 from containerd_shimkit import (
@@ -28,6 +35,7 @@ from containerd_shimkit import (
     ShimError,
     UnimplementedError,
 )
+from containerd_shimkit.ttrpc.aio.client import Client
 from harness.images import BUSYBOX
 from harness.pod import Pod, pod
 
@@ -428,6 +436,158 @@ def test_a_guest_has_no_descriptor_of_the_hosts(play: Play) -> None:
         assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0xA80425FB
         assert int(status["CapAmb"], 16) == 0
         assert int(status["SigIgn"], 16) == int(status["SigBlk"], 16) == 0
+
+    play(scenario)
+
+
+def test_another_user_and_its_groups_reach_the_program_without_capabilities(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        def change(spec: dict[str, Any]) -> None:
+            spec["process"]["user"] = {"uid": 1000, "gid": 1001, "additionalGids": [7, 8], "umask": 0o27}
+
+        native = pod.container(["/bin/sleep", "1000"], {"/bin/sleep": Path(BUSYBOX).read_bytes()}, change=change)
+        pid = await native.create()
+        await native.start()
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        status = {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
+        assert (status["Uid"], status["Gid"], status["Groups"]) == (["1000"] * 4, ["1001"] * 4, ["7", "8"])
+        assert status["Umask"] == ["0027"]
+        assert int(status["CapEff"][0], 16) == int(status["CapPrm"][0], 16) == 0
+        wasm = pod.container([WASM], {WASM: HELLO_WORLD.bytes}, change=change)
+        for name in ("stdout", "stderr"):
+            os.chmod(wasm.bundle / name, 0o666)
+        assert await wasm.run() == 0
+
+    play(scenario)
+
+
+def test_a_hundred_guests_get_a_hundred_different_random_numbers(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        containers = [pod.container([WASM], {WASM: RANDOM.bytes}) for _ in range(100)]
+        for first in range(0, 100, 5):
+            await asyncio.gather(*(container.run() for container in containers[first : first + 5]))
+        assert len({container.stdout for container in containers}) == 100
+        assert {len(container.stdout) for container in containers} == {33}
+
+    play(scenario)
+
+
+def test_components_run_and_tell_their_status(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        hello = pod.container([WASM], {WASM: COMPONENT_HELLO_WORLD.bytes})
+        assert (await hello.run(), hello.stdout) == (0, "Hello, world!\n")
+        assert await pod.container([WASM], {WASM: COMPONENT_EXIT.bytes}).run() == 1
+        assert await pod.container([f"{WASM}#thunk"], {WASM: SIMPLE_COMPONENT.bytes}).run() == 0
+        trap = pod.container([f"{WASM}#thunk-trap"], {WASM: SIMPLE_COMPONENT.bytes})
+        assert await trap.run() == 137
+        none = pod.container([WASM], {WASM: SIMPLE_COMPONENT.bytes})
+        assert await none.run() == 137
+        assert "does not export 'wasi:cli/run@0.2'; it exports: thunk, thunk-trap" in none.stderr
+
+    play(scenario)
+
+
+def test_a_guest_that_takes_too_much_memory_is_ended_alone(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        other = pod.container(["/bin/sleep", "1000"], {"/bin/sleep": Path(BUSYBOX).read_bytes()})
+        await other.create()
+        await other.start()
+        limit = _set("linux.resources.memory", {"limit": 64 << 20})
+        hog = pod.container([WASM], {WASM: MEMORY_HOG.bytes}, change=limit)
+        assert await hog.run() == 137
+        assert (await other.call("State")).status == 2
+
+    play(scenario)
+
+
+def test_a_flood_of_output_arrives_whole(play: Play, tmp_path: Path) -> None:
+    async def scenario(pod: Pod) -> None:
+        fifo = tmp_path / "out"
+        os.mkfifo(fifo)
+        reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+        container = pod.container([WASM, "5000000"], {WASM: OUTPUT_FLOODER.bytes})
+        await container.create(stdout=str(fifo))
+        await container.start()
+        ended = asyncio.ensure_future(container.wait())
+        size = 0
+        while not ended.done():
+            size += len(_read_some(reader))
+            await asyncio.sleep(0)
+        while piece := _read_some(reader):
+            size += len(piece)
+        os.close(reader)
+        assert (await ended, size) == (0, 5_000_000)
+        await container.delete()
+
+    play(scenario)
+
+
+def _read_some(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 1 << 16)
+    except BlockingIOError:
+        return b""
+
+
+def test_devices_of_a_container_are_there_for_wasm_too(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        container = pod.container([WASM], {WASM: HAS_DEFAULT_DEVICES.bytes})
+        assert await container.run() == 0, container.stderr
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05])
+def test_a_shim_killed_in_the_middle_of_create_leaves_what_delete_removes(play: Play, delay: float) -> None:
+    async def scenario(pod: Pod) -> None:
+        await pod.container([WASM], {WASM: HELLO_WORLD.bytes}).run()
+        shim = await pod.shim_pid()
+        container = pod.container([WASM], {WASM: ARGS_ENV_STDIN.bytes})
+        mount = {"type": "bind", "source": str(container.rootfs), "options": ["rbind", "rw"]}
+        creating = asyncio.ensure_future(container.create(rootfs=[mount]))
+        await asyncio.sleep(delay)
+        os.kill(shim, signal.SIGKILL)
+        try:
+            await creating
+        except ShimError:
+            pass
+        done = pod.action("delete", container, "-bundle", str(container.bundle))
+        assert done.returncode == 0, done.stderr
+        pod.client = None
+
+    play(scenario)
+
+
+def test_starts_that_race_with_the_end_of_their_shim_all_get_a_living_one(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(8):
+            last = pod.container([WASM], {WASM: HELLO_WORLD.bytes})
+            await last.run()
+            comer = pod.container([WASM], {WASM: HELLO_WORLD.bytes})
+            starting = loop.run_in_executor(None, pod.start, comer)
+            await asyncio.sleep(0.12)  # about when `start` looks for the shim
+            await pod.call("Shutdown", id=last.id)
+            address = await starting
+            assert pod.client is not None
+            await pod.client.close()
+            pod.client = await Client.connect(address)
+            assert await comer.run() == 0
+            await pod.call("Shutdown", id=comer.id)
+            await pod.client.wait_closed()
+            pod.client = None
+
+    play(scenario)
+
+
+def test_twenty_starts_at_once_make_one_shim(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        loop = asyncio.get_running_loop()
+        containers = [pod.container([WASM], {WASM: HELLO_WORLD.bytes}) for _ in range(20)]
+        addresses = await asyncio.gather(*(loop.run_in_executor(None, pod.start, each) for each in containers))
+        assert len(set(addresses)) == 1
+        pod.client = await Client.connect(addresses[0])
+        assert await asyncio.gather(*(container.run() for container in containers)) == [0] * 20
 
     play(scenario)
 

@@ -130,7 +130,6 @@ def test_a_guest_writes_into_a_volume_but_not_into_a_read_only_one(ctd: Containe
         ("--cap-drop", "CAP_CHOWN"),
         ("--cwd", "/made/by/the/shim"),
         ("--env", "A=B"),
-        ("--user", "1000:1000"),
         ("--allow-new-privs",),
         ("--null-io",),
     ],
@@ -214,6 +213,8 @@ def test_two_hundred_runs_leave_nothing(ctd: Containerd) -> None:
     def once(number: int) -> tuple[int, str, str]:
         return run(ctd, f"run{number}", "/hello.wasm")
 
+    if ctd.install.major > 1:
+        pytest.skip("once is enough: what is counted does not depend on containerd's version")
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(once, range(200)))
     assert [result for result in results if result[:2] != (0, "hello world\n")] == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar, Final
+from typing import ClassVar, Final, cast
 
 from containerd_shimkit import InvalidArgumentError
 
@@ -41,9 +41,11 @@ class Settings:
         for field in fields(cls):
             if field.name not in config:
                 continue
-            value, default = config[field.name], field.default
-            wanted = (int, float) if isinstance(default, float) else (type(default),)
-            if isinstance(value, bool) is not isinstance(default, bool) or not isinstance(value, wanted):
+            value, default = config[field.name], cast("object", field.default)
+            is_number = isinstance(default, float) and isinstance(value, int)
+            if isinstance(value, bool) is not isinstance(default, bool) or not (
+                is_number or isinstance(value, type(default))
+            ):
                 raise InvalidArgumentError(
                     f"the runtime option {field.name} is {value!r}; it must be a {type(default).__name__}, "
                     f"as its default {default!r}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from containerd_shimkit import TraceContext
 from containerd_shimkit.container.channel import Channel, Message
@@ -54,13 +54,13 @@ class WasmExecutor:
         """Look the entrypoint up, let the shim decide, and have the engine load what it will run."""
         places = list(self._places(inside))
         wasm = [place for place in places if place.found and place.candidate.handled][:_MOST]
-        question = {"candidates": [_to_message(place.candidate) for place in places]}
+        question: Message = {"candidates": [_to_message(place.candidate) for place in places]}
         answer, given = inside.ask(question, [place.found.descriptor for place in wasm if place.found])
         if answer["run"] == "native":
             self._native = LinuxExecutor(self._process)
             self._native.use(answer["path"])
             return Preparation()
-        return self._load(inside, places[answer["index"]], given)
+        return self._load(inside, places[int(answer["index"])], given)
 
     def run(self, channel: Channel) -> int:
         """Run the guest; why it failed goes to its own stderr and, for the log, to the shim."""
@@ -126,7 +126,8 @@ def _to_message(candidate: Candidate) -> Message:
 
 def candidate_from(message: Message) -> Candidate:
     """The candidate that a question's entry describes."""
-    return Candidate(**{**message, "kind": FileKind[message["kind"]]})
+    fields: dict[str, Any] = {**message, "kind": FileKind[message["kind"]]}
+    return Candidate(**fields)
 
 
 def _open_descriptors() -> set[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
@@ -32,8 +33,7 @@ def shim_for(engine: type[Engine]) -> Shim:
         return engines[settings]
 
     def warm() -> None:
-        from . import instance  # noqa: F401  (imports are closed after this)
-
+        importlib.import_module(f"{__package__}.instance")  # imports are closed after this
         engine_with(engine.settings_type())
 
     def make_instance(id: str, config: InstanceConfig) -> Instance:  # noqa: A002

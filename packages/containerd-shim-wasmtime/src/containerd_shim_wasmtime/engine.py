@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 from collections.abc import Sequence
@@ -41,10 +42,9 @@ class WasmtimeEngine(Engine):
     def warm(self) -> None:
         """Load the library and make its engine, which holds no thread as long as it compiles with one only."""
         import wasmtime
-        import wasmtime.component
 
-        from . import component, module  # noqa: F401  (imports are closed after this)
-
+        for name in ("component", "module"):  # imports are closed after this
+            importlib.import_module(f"{__package__}.{name}")
         self._key = f"wasmtime-{version('wasmtime')}-{platform.machine()}"
         config = wasmtime.Config()
         config.parallel_compilation = False

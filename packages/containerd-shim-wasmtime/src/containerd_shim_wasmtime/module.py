@@ -31,13 +31,14 @@ class LoadedModule:
             initialize = exports.get("_initialize")
             if isinstance(initialize, wasmtime.Func):  # a reactor asks for this before any other export
                 initialize(store)
-            self._function(exports, store, ctx.entrypoint.func)(store)
+            name = ctx.entrypoint.func
+            self._function(exports.get(name), store, name)(store)
         except wasmtime.ExitTrap as end:
             return end.code
         return 0
 
-    def _function(self, exports: wasmtime._instance.InstanceExports, store: wasmtime.Store, name: str) -> wasmtime.Func:
-        function = exports.get(name)
+    def _function(self, function: object, store: wasmtime.Store, name: str) -> wasmtime.Func:
+        """*function*, which the guest exports as *name* or does not, if it can be called as a command is."""
         if isinstance(function, wasmtime.Func) and not function.type(store).params:
             return function
         callable_names = sorted(

@@ -13,7 +13,7 @@ import signal as signals
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -65,7 +65,7 @@ def find_shim(engine: str) -> str:
 
 
 @contextmanager
-def local_bundle(spec: Mapping[str, Any], *, id: str, namespace: str = "local") -> Iterator[LocalBundle]:  # noqa: A002
+def local_bundle(spec: Mapping[str, Any], *, id: str, namespace: str = "local") -> Generator[LocalBundle, None, None]:  # noqa: A002
     """A bundle with *spec* as its config.json and an empty rootfs, removed afterwards.
 
     Raises: FailedPreconditionError for anybody but root, whom the kernel gives no namespaces, mounts and cgroups.

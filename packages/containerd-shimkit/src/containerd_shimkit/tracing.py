@@ -6,7 +6,7 @@ backend can be put behind these two names without a change to their callers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -42,7 +42,7 @@ NO_TRACE: Final = TraceContext()
 
 
 @contextmanager
-def span(name: str, parent: TraceContext = NO_TRACE, **attributes: str | int) -> Iterator[TraceContext]:
+def span(name: str, parent: TraceContext = NO_TRACE, **attributes: str | int) -> Generator[TraceContext, None, None]:
     """Mark the time between entering and leaving as *name*; gives the context that callees name as their parent."""
     del name, attributes
     yield parent

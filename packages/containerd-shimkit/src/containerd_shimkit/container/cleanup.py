@@ -25,7 +25,7 @@ def clean_up_bundle(bundle: str) -> int:
     state = read_state(bundle)
     if state is None:
         # killed before there was a state: nothing of ours but, at most, a mount that another hand made
-        unmount_tree(os.path.join(bundle, "rootfs"))
+        unmount_tree(os.path.join(bundle, "rootfs"), detach=True)
         return 0
     if state.init is not None:
         _end(state.init)
@@ -43,7 +43,7 @@ def remove_traces(state: ContainerState) -> None:
     if cgroup is not None:
         cgroup.kill_all()
     if state.mounted_rootfs:
-        unmount_tree(state.mounted_rootfs)
+        unmount_tree(state.mounted_rootfs, detach=True)
     if cgroup is not None:
         cgroup.remove()
 

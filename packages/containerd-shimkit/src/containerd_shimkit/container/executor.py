@@ -52,8 +52,9 @@ class Executor(Protocol):
     """Runs a container's program. Both methods are called once, in the container's init.
 
     `prepare` runs as root with the host's `/` and imports closed: everything that will be out of reach later is opened
-    here. `run` runs after the pivot with the container's user and capabilities: it returns the program's exit status,
-    or never (execve). `started` must be called when the program is about to run and can no longer fail to start.
+    here. `run` runs after the pivot with the container's user and capabilities: it becomes the program by execve(2),
+    which closes the channel, or it says "running" on the channel, runs the program and returns its exit status. What
+    it raises before either is the reason why Start fails.
     """
 
     def prepare(self, inside: Inside) -> Preparation: ...

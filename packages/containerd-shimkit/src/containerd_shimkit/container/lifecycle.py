@@ -19,6 +19,7 @@ from ..errors import (
 )
 from ..instance import Encoded, ExitStatus, InstanceConfig, ProcessInfo
 from ..linux import namespaces
+from ..linux.cgroup_settings import compile_resources
 from ..linux.cgroups import CgroupV1
 from ..linux.pidfd import identify
 from ..oci.spec import Spec
@@ -67,8 +68,9 @@ class Container:
         if config.rootfs:
             # containerd mounts what it asks for there, whatever root.path says
             self._plan = replace(self._plan, rootfs=os.path.join(config.bundle, "rootfs"))
-        path = spec.linux.cgroups_path if spec.linux else ""
-        self._cgroup = CgroupV1.for_path(path or f"/{config.namespace}/{id}")
+        if spec.linux and spec.linux.resources:
+            compile_resources(spec.linux.resources)  # what cannot be is refused now, and the result kept for the init
+        self._cgroup = CgroupV1.for_path(spec.linux.cgroups_path if spec.linux else "", id)
         self._executor = executor
         self._reaper = reaper
         self._answer = answer

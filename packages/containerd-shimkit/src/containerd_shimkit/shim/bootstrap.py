@@ -6,7 +6,6 @@ come after the fork, in `serve`.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -16,6 +15,8 @@ from socket import socket
 from typing import TYPE_CHECKING, Final
 
 from ..errors import InvalidArgumentError, ShimError
+from ..instance import Encoded
+from ..oci.strict_json import decode_object
 from . import address, messages
 from .args import ShimArgs, parse_args
 from .group import GroupLock, announce, listen, remove_dead_socket
@@ -153,13 +154,22 @@ def _delete(shim: Shim, args: ShimArgs) -> None:
     from ..container.cleanup import clean_up_bundle
 
     pid = clean_up_bundle(bundle)
-    address_text = _read_text(os.path.join(bundle, "address"))
-    if address_text:
-        remove_dead_socket(address.strip_scheme(address_text))
+    if path := _known_socket_path(args, bundle):
+        remove_dead_socket(path)
     _write(messages.encode_delete_response(pid, _KILLED, datetime.now(timezone.utc)))
 
 
 _ACTIONS: Final[dict[str, Callable[[Shim, ShimArgs], None]]] = {"start": _start, "serve": _serve, "delete": _delete}
+
+
+def _known_socket_path(args: ShimArgs, bundle: str) -> str:
+    """Where the group's shim listens or did: as the bundle's `address` says, else as `start` would name it."""
+    if text := _read_text(os.path.join(bundle, "address")):
+        return address.strip_scheme(text)
+    try:
+        return _socket_path(args, bundle, messages.StartInput(Encoded()))
+    except InvalidArgumentError:
+        return ""  # no config.json: `start` cannot have come far
 
 
 def _socket_path(args: ShimArgs, bundle: str, request: messages.StartInput) -> str:
@@ -168,12 +178,8 @@ def _socket_path(args: ShimArgs, bundle: str, request: messages.StartInput) -> s
         raise InvalidArgumentError(
             f"{bundle}/config.json does not exist; `{args.action}` must be run in a container's bundle"
         )
-    try:
-        spec = json.loads(text)
-        annotations = spec.get("annotations") or {}
-        group = address.group_of({str(key): str(value) for key, value in annotations.items()}, args.id)
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise InvalidArgumentError(f"{bundle}/config.json is not a container's configuration: {error}") from error
+    config = decode_object(text, f"{bundle}/config.json")
+    group = address.group_of(config.text_mapping("annotations"), args.id)
     directory = (request.bootstrap.socket_dir if request.bootstrap else "") or address.DEFAULT_SOCKET_DIR
     return address.socket_path(directory, args.address, args.namespace, group)
 
