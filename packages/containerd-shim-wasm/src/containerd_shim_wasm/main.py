@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from containerd_shimkit.shim.bootstrap import Shim, main
@@ -43,7 +42,7 @@ def shim_for(engine: type[Engine]) -> Shim:
 
     return Shim(
         name=engine.name,
-        version=_version_of(engine),
+        version=lambda: _version_of(engine),
         make_instance=make_instance,
         warm=warm,
         details=lambda: engine(engine.settings_type()).version_details(),
@@ -52,6 +51,8 @@ def shim_for(engine: type[Engine]) -> Shim:
 
 def _version_of(engine: type[Engine]) -> str:
     """The version of the distribution that the engine's class comes from."""
+    from importlib.metadata import PackageNotFoundError, version  # dear, and only -v and -info want it
+
     try:
         return version(engine.__module__.partition(".")[0].replace("_", "-"))
     except PackageNotFoundError:

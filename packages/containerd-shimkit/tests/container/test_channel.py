@@ -60,6 +60,39 @@ def test_waiting_for_a_message_can_be_given_up_and_taken_up_again() -> None:
     asyncio.run(scenario())
 
 
+def test_closing_an_end_wakes_who_waits_at_it_and_frees_its_number() -> None:
+    async def scenario() -> None:
+        ours, theirs = Channel.pair()
+        waiting = asyncio.ensure_future(ours.receive_async())
+        await asyncio.sleep(0)
+        number = ours.fileno()
+        ours.close()
+        assert await waiting == (None, [])
+        again, other = Channel.pair()
+        assert again.fileno() == number
+        waiting = asyncio.ensure_future(again.receive_async())
+        await asyncio.sleep(0)
+        other.send({"kind": "heard"})
+        assert await waiting == ({"kind": "heard"}, [])
+        for channel in (theirs, again, other):
+            channel.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_waiter_that_is_cancelled_leaves_a_closed_end_alone() -> None:
+    async def scenario() -> None:
+        ours, theirs = Channel.pair()
+        waiting = asyncio.ensure_future(ours.receive_async())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        ours.close()
+        await asyncio.gather(waiting, return_exceptions=True)
+        theirs.close()
+
+    asyncio.run(scenario())
+
+
 def test_errors_cross_with_their_kind() -> None:
     init = pytest.importorskip("containerd_shimkit.container.init")
     message = init.error_message(FailedPreconditionError("not now"))

@@ -29,6 +29,7 @@ class Channel:
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
+        self._waiter: asyncio.Future[None] | None = None
 
     @classmethod
     def pair(cls) -> tuple[Channel, Channel]:
@@ -42,7 +43,9 @@ class Channel:
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Close this end. May be called twice."""
+        """Close this end, for whoever waits at it too. May be called twice."""
+        if self._waiter is not None:
+            self._stop_waiting(self._waiter)
         self._socket.close()
 
     def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
@@ -53,10 +56,12 @@ class Channel:
         socket.send_fds(self._socket, [data], list(descriptors))
 
     def receive(self) -> tuple[Message | None, list[int]]:
-        """The next message and its descriptors (which the caller owns); None when the other side has gone.
+        """The next message and its descriptors (which the caller owns); None when either side has closed.
 
-        Raises: BlockingIOError on the shim's end when there is none yet.
+        Raises: BlockingIOError on the shim's end when there is none yet; ValueError for what is no message.
         """
+        if self._socket.fileno() < 0:
+            return None, []
         try:
             # not socket.recv_fds, which drops its flags: close-on-exec must be there from the start
             data, ancillary, _flags, _address = self._socket.recvmsg(
@@ -78,12 +83,19 @@ class Channel:
                 return self.receive()
             except BlockingIOError:
                 pass
-            readable: asyncio.Future[None] = loop.create_future()
-            loop.add_reader(self._socket, _wake, readable)
+            waiter = self._waiter = loop.create_future()
+            loop.add_reader(self._socket, _wake, waiter)
             try:
-                await readable
+                await waiter
             finally:
-                loop.remove_reader(self._socket)
+                self._stop_waiting(waiter)
+
+    def _stop_waiting(self, waiter: asyncio.Future[None]) -> None:
+        """Take the socket off the loop: while it is open, for its number is soon another file's."""
+        if self._waiter is waiter:
+            self._waiter = None
+            waiter.get_loop().remove_reader(self._socket)
+            _wake(waiter)
 
 
 def _wake(future: asyncio.Future[None]) -> None:

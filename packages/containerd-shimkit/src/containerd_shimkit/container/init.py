@@ -10,13 +10,14 @@ import gc
 import logging
 import os
 import signal
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
 from .. import errors
 from ..instance import Mount
-from ..linux import mounts, process
+from ..linux import mounts, process, rlimits
 from ..linux.cgroups import CgroupV1
 from .apply import Site, apply
 from .channel import Channel, Message
@@ -49,6 +50,7 @@ def run_init(task: InitTask) -> NoReturn:
     try:
         forget_parent({task.channel.fileno(), *task.stdio})
         os.setsid()
+        process.set_name("shim-init")
         process.set_dumpable(False)  # no other process may look into this one while it holds the host's things
         for target, descriptor in enumerate(task.stdio):
             os.dup2(descriptor, target)
@@ -103,11 +105,25 @@ def _build(task: InitTask) -> None:
     _apply_all(plan.root, site)
     prepared = task.executor.prepare(Inside(site.root_fd, plan.process_spec, task.annotations, task.channel))
     if not prepared.procfs:
-        _detach_procfs(plan.rootfs)
+        _detach_procfs(site.root_fd)
     _apply_all(plan.seal, site)
     # the working directory is entered after this: no open directory of the host may be within reach of its path
     process.close_descriptors({task.channel.fileno(), *prepared.keep})
+    _give_streams(plan)
+    rlimits.restore_descriptor_limit()
     _apply_all(plan.process, site)
+
+
+def _give_streams(plan: Plan) -> None:
+    """Make the standard streams the container's user's own, who may want to open /dev/stdout anew."""
+    user = plan.process_spec.user.uid
+    for descriptor in (0, 1, 2):
+        status = os.fstat(descriptor)
+        if status.st_uid != user and not stat.S_ISCHR(status.st_mode):
+            try:
+                os.fchown(descriptor, user, -1)
+            except OSError:
+                pass  # on a read-only file system, say: the open descriptor works all the same
 
 
 def _check_rootfs(rootfs: str) -> None:
@@ -122,9 +138,10 @@ def _apply_all(operations: Iterable[Operation], site: Site) -> None:
         apply(operation, site)
 
 
-def _detach_procfs(rootfs: str) -> None:
+def _detach_procfs(root_fd: int) -> None:
     """Take every procfs out of the new root: a guest with `/` preopened could leave its sandbox by /proc/self/mem."""
-    below = rootfs.rstrip("/") + "/"
+    # the kernel's own name of the root: what we were given may lead there through links
+    below = os.readlink(f"/proc/self/fd/{root_fd}").rstrip("/") + "/"
     found = [m.mount_point for m in mounts.read_mountinfo() if m.fstype == "proc" and m.mount_point.startswith(below)]
     for path in reversed(found):
         mounts.umount(path, mounts.MNT_DETACH | mounts.UMOUNT_NOFOLLOW)

@@ -113,7 +113,7 @@ class Container:
         if message is None:
             channel.close()  # closed by execve
         else:
-            self._talk = asyncio.get_running_loop().create_task(self._listen(channel))
+            self._talk = asyncio.get_running_loop().create_task(self._listen(channel))  # kept, or it would be collected
         return self.pid
 
     def kill(self, signal: int, *, all_processes: bool = False) -> None:
@@ -234,13 +234,16 @@ class Container:
                     os.close(descriptor)
 
     async def _listen(self, channel: Channel) -> None:
-        """Log what a running init reports: why its guest failed."""
-        while True:
-            message, _descriptors = await channel.receive_async()
-            if message is None:
-                channel.close()
-                return
-            _log.error("%s", message["message"], extra={"instance": self.id})
+        """Log what a running init reports: why its guest failed. It has one word, for what runs there is not ours."""
+        try:
+            message, descriptors = await channel.receive_async()
+        except ValueError as error:
+            message, descriptors = {"message": f"the container's init sent what is no message: {error}"}, []
+        for descriptor in descriptors:
+            os.close(descriptor)
+        channel.close()
+        if message is not None:
+            _log.error("%s", message.get("message"), extra={"instance": self.id})
 
     def _record_exit(self, future: asyncio.Future[ExitStatus]) -> None:
         if self._plan.pid_namespace != "":  # otherwise the kernel has ended the whole pid namespace with its init

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import struct
 from collections.abc import Mapping
 from typing import Final
@@ -9,7 +10,7 @@ from typing import Final
 from ..errors import InvalidArgumentError
 from .libc import syscall
 
-__all__ = ["RLIMITS", "RLIM_INFINITY", "set_rlimit"]
+__all__ = ["RLIMITS", "RLIM_INFINITY", "raise_descriptor_limit", "restore_descriptor_limit", "set_rlimit"]
 
 RLIM_INFINITY: Final = (1 << 64) - 1
 
@@ -40,3 +41,20 @@ def set_rlimit(type: str, soft: int, hard: int) -> None:  # noqa: A002  (the spe
         syscall("prlimit64", 0, RLIMITS[type], struct.pack("=QQ", soft, hard), 0)
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror} ({type}, soft {soft}, hard {hard})") from None
+
+
+_descriptor_limit: tuple[int, int] | None = None
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process have as many descriptors as its hard limit allows; `restore_descriptor_limit` undoes it."""
+    global _descriptor_limit  # (a process has one limit, and what it forks must find the old one)
+    _descriptor_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hard = _descriptor_limit[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def restore_descriptor_limit() -> None:
+    """Give a forked child the limit that its parent had before `raise_descriptor_limit`, if it called that."""
+    if _descriptor_limit is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, _descriptor_limit)

@@ -39,7 +39,7 @@ class Shim:
     """
 
     name: str  # the <name> of containerd-shim-<name>-v1
-    version: str
+    version: Callable[[], str]
     make_instance: Callable[[str, InstanceConfig], Instance]
     warm: Callable[[], None] = lambda: None
     details: Callable[[], str] = lambda: ""  # further lines for -v
@@ -227,13 +227,13 @@ def _write(data: bytes) -> None:
 
 def _version_text(shim: Shim) -> str:
     program = os.path.basename(sys.argv[0])
-    return messages.version_text(program, _runtime_name(shim), shim.version, "") + shim.details()
+    return messages.version_text(program, _runtime_name(shim), shim.version(), "") + shim.details()
 
 
 def _runtime_info(shim: Shim) -> bytes:
     from ..oci.features import features_document
 
-    return messages.encode_runtime_info(_runtime_name(shim), shim.version, "", features=features_document())
+    return messages.encode_runtime_info(_runtime_name(shim), shim.version(), "", features=features_document())
 
 
 def _runtime_name(shim: Shim) -> str:

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import os
-import resource
 import signal
 import socket
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Final
 from ..container.closed_world import close_imports, pin_libraries
 from ..instance import Instance, InstanceConfig
 from ..linux import process
+from ..linux.rlimits import raise_descriptor_limit
 from ..task.service import TaskService
 from ..ttrpc.aio.server import Call, Handler, Server
 from .args import ShimArgs
@@ -63,9 +63,7 @@ def _set_up_process(shim_cgroup: str) -> None:
             file.write(str(score))
     except OSError as error:
         _log.warning("cannot raise the shim's oom_score_adj: %s", error)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a pod's containers take a few descriptors each
+    raise_descriptor_limit()  # each container of a pod takes a few
     if shim_cgroup:
         from ..linux.cgroups import CgroupV1
 
