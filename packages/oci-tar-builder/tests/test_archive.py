@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import shutil
@@ -44,6 +45,11 @@ def test_names_that_are_long_or_not_ascii_come_through() -> None:
     names = ["/" + "x" * 200, "/größe/文.wasm"]
     found = [each.name for each in members(files_layer(dict.fromkeys(names, b"")))]
     assert found == ["größe", "größe/文.wasm", "x" * 200]
+
+
+def test_every_python_writes_the_same_bytes() -> None:
+    layer = files_layer({"/app/main.wasm": b"x" * 100, "/" + "x" * 200: b"", "/größe/文.wasm": b"y"})
+    assert hashlib.sha256(layer).hexdigest() == "1fbadc14b886771254b8dfc68b922e7dd9f517903c0e702ba37a15dc155f3117"
 
 
 @pytest.mark.parametrize("path", ["", "/", "a", "./a", "/a/", "//a", "/a//b", "/./a", "/../a", "/a/..", "/a\0b"])

@@ -72,11 +72,8 @@ def test_standard_output_gets_the_same_bytes_as_a_file() -> None:
     ("arguments", "message"),
     [
         ((), "nothing to pack"),
-        (("-m", "missing.wasm"), "missing.wasm"),
-        (("-m", "."), "is a directory"),
         (("-l", "one.wasm"), "not TYPE=PATH"),
         (("-l", "application/wasm="), "not TYPE=PATH"),
-        (("-l", "application/wasm=missing"), "'missing' is not a file"),
         (("-l", "application/wasm=one.wasm", "--app"), "--app has no programs"),
         (("-l", "application/wasm=one.wasm", "--arg", "x"), "--arg has nothing"),
         (("-m", "one.wasm", "-t", "not a tag"), "not an image's name"),
@@ -93,10 +90,14 @@ def test_a_wrong_use_is_explained_with_status_2_and_writes_nothing(arguments: tu
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("-m", "missing.wasm", "-o", "o/image.tar"), "cannot read missing.wasm: No such file or directory; give"),
+        (("-m", ".", "-o", "o/image.tar"), "cannot read .: Is a directory"),
+        (("-l", "application/wasm=missing", "-o", "o/image.tar"), "cannot read missing: No such file"),
         (("-m", "text.wat", "-o", "o/image.tar"), "text.wat is not a WebAssembly binary"),
         (("-m", "one.wasm", "-m", "./one.wasm", "-o", "o/image.tar"), "two programs have the file name 'one.wasm'"),
         (("-l", f"{IMAGE_LAYER_TAR}+gzip=one.wasm", "-o", "o/image.tar"), "not a whole gzip"),
         (("-m", "one.wasm", "-o", "one.wasm/image.tar"), "Not a directory"),
+        (("-m", "one.wasm", "-o", "."), "Is a directory; give -o a path of a file where you may write"),
         (("-m", "one.wasm", "-o", "/dev/full"), "No space left on device"),
     ],
 )

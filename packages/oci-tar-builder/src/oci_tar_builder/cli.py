@@ -13,8 +13,8 @@ from .builder import ImageBuilder, is_wasm
 
 __all__ = ["main"]
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_OUTPUT = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
+_FILE = click.Path(path_type=Path)  # what is not there is no mistake of usage: it is found by reading
+_OUTPUT = click.Path(allow_dash=True, path_type=Path)
 _STDOUT = Path("-")
 
 
@@ -24,8 +24,6 @@ def _parse_layers(_ctx: click.Context, _param: click.Parameter, values: tuple[st
         media_type, _, path = value.partition("=")
         if not media_types.is_media_type(media_type) or not path:
             raise click.BadParameter(f"{value!r} is not TYPE=PATH, such as application/wasm=app.wasm")
-        if not Path(path).is_file():
-            raise click.BadParameter(f"{path!r} is not a file; give TYPE=PATH with the path of one")
         layers.append((media_type, Path(path)))
     return layers
 
