@@ -15,7 +15,7 @@ __all__ = ["main"]
 
 _FILE = click.Path(path_type=Path)  # what is not there is no mistake of usage: it is found by reading
 _OUTPUT = click.Path(allow_dash=True, path_type=Path)
-_STDOUT = Path("-")
+_STDOUT = "-"
 
 
 def _parse_layers(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, Path]]:
@@ -106,7 +106,7 @@ def _read(path: Path) -> bytes:
 
 def _write(builder: ImageBuilder, out_path: Path) -> None:
     try:
-        if out_path == _STDOUT:
+        if str(out_path) == _STDOUT:
             pack_tar(builder.entries(), sys.stdout.buffer)
             sys.stdout.buffer.flush()
         else:
