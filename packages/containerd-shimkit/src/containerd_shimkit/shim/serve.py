@@ -42,6 +42,7 @@ def serve(shim: Shim, args: ShimArgs, listener: socket.socket, bundle: str, requ
     handler = BundleLogHandler()
     handler.add(args.id, bundle)
     logging.basicConfig(level=logging.DEBUG if args.debug else logging.INFO, handlers=[handler], force=True)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)  # at debug it tells of itself, not of containers
     _set_up_process(shim_cgroup_of(request.options))
     shim.warm()
     pin_libraries()
