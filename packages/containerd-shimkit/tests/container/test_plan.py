@@ -66,12 +66,34 @@ def test_the_root_is_sealed_before_the_pivot_and_left_by_nothing_after_it() -> N
 
 def test_limits_then_privileges_then_the_working_directory() -> None:
     plan = plan_of(put("process.user.umask", 0o77), put("process.cwd", "/work"))
-    assert [type(step) for step in plan.process] == [op.SetRlimit, op.DropPrivileges, op.ChangeDirectory]
-    privileges = plan.process[1]
+    kinds = [type(step) for step in plan.process]
+    assert kinds == [op.SetRlimit, op.ChangeDirectory, op.DropPrivileges, op.ChangeDirectory]
+    assert plan.process[1] == op.ChangeDirectory("/work", may_be_denied=True)
+    privileges = plan.process[2]
     assert isinstance(privileges, op.DropPrivileges)
     assert (privileges.umask, privileges.groups, privileges.no_new_privileges) == (0o77, (0,), True)
     assert "CAP_CHOWN" in privileges.bounding
     assert privileges.ambient == ()
+
+
+def test_the_files_that_lxcfs_gives_may_cover_those_of_proc() -> None:
+    bind = {"destination": "/proc/meminfo", "type": "bind", "source": "/var/lib/lxcfs/meminfo", "options": ["bind"]}
+    assert plan_of(mounts(bind)).root[1] == op.BindMount("/var/lib/lxcfs/meminfo", "/proc/meminfo")
+
+
+def test_the_default_devices_are_allowed_behind_the_specs_own_rules() -> None:
+    plan = plan_of(put("linux.resources.devices", [{"allow": False, "access": "rwm"}]))
+    joined = plan.host[0]
+    assert isinstance(joined, op.JoinCgroup)
+    assert joined.resources is not None
+    first, *rest = joined.resources.devices
+    assert not first.allow
+    assert all(rule.allow for rule in rest)
+    assert {(rule.major, rule.minor) for rule in rest} >= {(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)}
+    without = plan_of(put("linux.resources", {"pids": {"limit": 5}})).host[0]
+    assert isinstance(without, op.JoinCgroup)
+    assert without.resources is not None
+    assert without.resources.devices == ()
 
 
 def test_without_capabilities_there_are_none() -> None:
@@ -122,9 +144,9 @@ def test_sysctls_are_written_by_namespace() -> None:
     sysctl = {"net.ipv4.ip_forward": "1", "kernel.shmmax": "5", "net/ipv4/conf/eth0.1/forwarding": "0"}
     plan = plan_of(put("linux.sysctl", sysctl))
     assert [step for step in plan.root if isinstance(step, op.SetSysctl)] == [
-        op.SetSysctl("net/ipv4/ip_forward", "1"),
-        op.SetSysctl("kernel/shmmax", "5"),
-        op.SetSysctl("net/ipv4/conf/eth0.1/forwarding", "0"),
+        op.SetSysctl("net/ipv4/ip_forward", "1", "network"),
+        op.SetSysctl("kernel/shmmax", "5", "ipc"),
+        op.SetSysctl("net/ipv4/conf/eth0.1/forwarding", "0", "network"),
     ]
 
 
@@ -143,6 +165,9 @@ def test_sysctls_are_written_by_namespace() -> None:
         (put("linux.sysctl", {"net/../kernel/panic": "1"}), "malformed"),
         (put("linux.devices", [{"path": "/dev/x", "type": "z"}]), r"linux.devices\[0\].type"),
         (mounts({"destination": "relative", "type": "tmpfs", "source": "tmpfs"}), r"mounts\[0\].destination"),
+        (mounts({"destination": "/proc/sys", "type": "tmpfs", "source": "tmpfs"}), "in /proc"),
+        (mounts({"destination": "/proc", "type": "tmpfs", "source": "tmpfs"}), "in /proc"),
+        (mounts({"destination": "/x/../proc/1", "type": "bind", "source": "/x", "options": ["bind"]}), "in /proc"),
         (mounts({"destination": "/", "type": "tmpfs", "source": "tmpfs"}), "root file system stands there"),
         (mounts({"destination": "/x", "type": "bind", "source": "rel", "options": ["bind"]}), r"mounts\[0\].source"),
     ],
@@ -198,6 +223,7 @@ def test_what_this_version_cannot_do_is_refused_by_name(field: str, value: objec
         (put("linux.namespaces", [{"type": "mount"}, {"type": "time"}]), "linux.namespaces: time"),
         (put("linux.namespaces", [{"type": "mount", "path": "/proc/1/ns/mnt"}]), "linux.namespaces: mount"),
         (mounts({"destination": "/x", "type": "tmpfs", "source": "x", "options": ["tmpcopyup"]}), "tmpcopyup"),
+        (mounts({"destination": "/x", "type": "bind", "source": "/x", "options": ["rbind", "rshared"]}), "shared"),
         (mounts({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}), "'cgroup'"),
     ],
 )

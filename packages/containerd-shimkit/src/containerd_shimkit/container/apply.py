@@ -45,6 +45,9 @@ from .operations import (
 
 __all__ = ["Site", "apply"]
 
+_NO_LINKS: Final = ("proc", "sysfs")
+_STRICT: Final = paths.RESOLVE_IN_ROOT | paths.RESOLVE_NO_SYMLINKS
+_NAMESPACE_FILES: Final = {"network": "net", "mount": "mnt"}
 _LONGEST: Final = 160
 _WRONG: Final = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.ENODEV, errno.EXDEV)
 _FORBIDDEN: Final = (errno.EPERM, errno.EACCES, errno.EROFS)
@@ -63,6 +66,8 @@ class Site:
     rootfs: str
     cgroup: CgroupV1 | None
     root_fd: int = field(default=-1)
+    hosts: set[str] = field(default_factory=lambda: set[str]())  # joined namespaces that are the host's own
+    has_directory: bool = field(default=False)
 
 
 def apply(operation: Operation, site: Site) -> None:
@@ -107,7 +112,7 @@ def _apply(operation: Operation, site: Site) -> None:
                     site.cgroup.apply(resources)
                 site.cgroup.join()
         case JoinNamespace(kind, path):
-            _join_namespace(kind, path)
+            _join_namespace(kind, path, site)
         case Unshare(kinds):
             namespaces.unshare(sum(namespaces.NAMESPACE_FLAGS[kind] for kind in kinds))
         case BringLoopbackUp():
@@ -122,11 +127,14 @@ def _apply(operation: Operation, site: Site) -> None:
             _make_device(operation, site.root_fd)
         case SymbolicLink(path, points_to):
             _make_link(path, points_to, site.root_fd)
-        case SetSysctl(name, value):
+        case SetSysctl(name, value, namespace):
+            _refuse_hosts(site, namespace)
             _write(f"/proc/sys/{name}", value)
         case SetHostname(name):
+            _refuse_hosts(site, "uts")
             namespaces.set_hostname(name)
         case SetDomainname(name):
+            _refuse_hosts(site, "uts")
             namespaces.set_domainname(name)
         case MakeDirectory(path):
             os.close(paths.make_directory_in_root(site.root_fd, path, 0o755))
@@ -142,10 +150,15 @@ def _apply(operation: Operation, site: Site) -> None:
             rlimits.set_rlimit(kind, soft, hard)
         case DropPrivileges():
             _drop_privileges(operation)
-        case ChangeDirectory(path):
-            _change_directory(path)
+        case ChangeDirectory():
+            _change_directory(operation, site)
         case _:
             assert_never(operation)
+
+
+def _refuse_hosts(site: Site, kind: str) -> None:
+    if kind in site.hosts:
+        raise OSError(errno.EPERM, f"the {kind} namespace that is joined is the host's own: set it on the host")
 
 
 def _write(path: str, text: str) -> None:
@@ -156,9 +169,11 @@ def _write(path: str, text: str) -> None:
         os.close(descriptor)
 
 
-def _join_namespace(kind: str, path: str) -> None:
+def _join_namespace(kind: str, path: str, site: Site) -> None:
     descriptor = namespaces.open_namespace(path, kind)
     try:
+        if os.path.samestat(os.fstat(descriptor), os.stat(f"/proc/self/ns/{_NAMESPACE_FILES.get(kind, kind)}")):
+            site.hosts.add(kind)
         namespaces.setns(descriptor, namespaces.NAMESPACE_FLAGS[kind])
     finally:
         os.close(descriptor)
@@ -168,6 +183,7 @@ def _prepare_root(site: Site, propagation: int) -> None:
     mounts.mount("", "/", "", ms.MS_REC | propagation)
     # pivot_root(2) wants a mount, whatever stands there
     mounts.mount(site.rootfs, site.rootfs, "", ms.MS_BIND | ms.MS_REC)
+    mounts.mount("", site.rootfs, "", ms.MS_PRIVATE)  # what the host mounts there later is not the container's
     site.root_fd = os.open(site.rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
@@ -211,6 +227,9 @@ def _propagate(descriptor: int, propagation: tuple[int, ...]) -> None:
 def _mount_filesystem(mount: FilesystemMount, root_fd: int) -> None:
     target = paths.make_directory_in_root(root_fd, mount.target, 0o755)
     try:
+        if mount.fstype in _NO_LINKS:
+            # a link, in an image or on a shared volume, would let others move what the masks are to cover
+            os.close(paths.openat2(root_fd, mount.target.lstrip("/"), os.O_PATH | os.O_DIRECTORY, 0, _STRICT))
         mounts.mount(mount.source, _by_descriptor(target), mount.fstype, mount.flags, mount.data)
     finally:
         os.close(target)
@@ -310,8 +329,16 @@ def _drop_privileges(operation: DropPrivileges) -> None:
     os.umask(operation.umask)
 
 
-def _change_directory(path: str) -> None:
-    os.chdir(path)
+def _change_directory(operation: ChangeDirectory, site: Site) -> None:
+    if site.has_directory:
+        return
+    try:
+        os.chdir(operation.path)
+    except PermissionError:
+        if operation.may_be_denied:
+            return
+        raise
+    site.has_directory = True
     # a path such as /proc/self/fd/7 would lead out of the root if any descriptor of the host were still open
     if not os.getcwd().startswith("/"):
-        raise OSError(errno.EPERM, "the working directory is outside of the container", path)
+        raise OSError(errno.EPERM, "the working directory is outside of the container", operation.path)

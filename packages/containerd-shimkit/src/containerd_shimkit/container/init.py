@@ -13,7 +13,7 @@ import signal
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from .. import errors
 from ..instance import Mount
@@ -26,6 +26,8 @@ from .operations import Operation
 from .plan import Plan
 
 __all__ = ["InitTask", "error_from", "error_message", "forget_parent", "run_init"]
+
+_MOST_MOUNTS: Final = 64  # at one point: more is nobody's honest configuration
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ def run_init(task: InitTask) -> NoReturn:
     try:
         forget_parent({task.channel.fileno(), *task.stdio})
         os.setsid()
+        process.join_new_session_keyring()  # the service's own keys are not the container's
         process.set_name("shim-init")
         process.set_dumpable(False)  # no other process may look into this one while it holds the host's things
         for target, descriptor in enumerate(task.stdio):
@@ -142,9 +145,19 @@ def _detach_procfs(root_fd: int) -> None:
     """Take every procfs out of the new root: a guest with `/` preopened could leave its sandbox by /proc/self/mem."""
     # the kernel's own name of the root: what we were given may lead there through links
     below = os.readlink(f"/proc/self/fd/{root_fd}").rstrip("/") + "/"
-    found = [m.mount_point for m in mounts.read_mountinfo() if m.fstype == "proc" and m.mount_point.startswith(below)]
-    for path in reversed(found):
-        mounts.umount(path, mounts.MNT_DETACH | mounts.UMOUNT_NOFOLLOW)
+    found: list[str] = []
+    for _ in range(_MOST_MOUNTS):
+        found = [
+            m.mount_point for m in mounts.read_mountinfo() if m.fstype == "proc" and m.mount_point.startswith(below)
+        ]
+        if not found:
+            return
+        # takes off what is on top there: the procfs itself may lie below other mounts, so look again
+        mounts.umount(found[-1], mounts.MNT_DETACH | mounts.UMOUNT_NOFOLLOW)
+    raise errors.InvalidArgumentError(
+        f"the procfs at {found[-1]} cannot be taken out of the container, and a wasm guest must not see it; "
+        "mount nothing over /proc, or set the runtime option procfs"
+    )
 
 
 def error_message(error: BaseException) -> Message:

@@ -123,10 +123,11 @@ class SymbolicLink:
 
 @dataclass(frozen=True, slots=True)
 class SetSysctl:
-    """Write *value* to the namespaced kernel setting *name*, given with slashes: `net/ipv4/ip_forward`."""
+    """Write *value* to the kernel setting *name*, given with slashes: `net/ipv4/ip_forward`; *namespace* holds it."""
 
     name: str
     value: str
+    namespace: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,9 +206,10 @@ class DropPrivileges:
 
 @dataclass(frozen=True, slots=True)
 class ChangeDirectory:
-    """The process's working directory."""
+    """The process's working directory; nothing when it has been entered already."""
 
     path: str
+    may_be_denied: bool = False  # there will be another try, as another user
 
 
 Operation: TypeAlias = (

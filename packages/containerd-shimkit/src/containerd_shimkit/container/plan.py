@@ -9,11 +9,12 @@ from __future__ import annotations
 import posixpath
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ..errors import InvalidArgumentError, ShimError, UnimplementedError
 from ..oci import mount_options as ms
+from ..oci.resources import DeviceRule, Resources
 from ..oci.spec import Device, Linux, Mount, Process, Spec
 from .operations import (
     BindMount,
@@ -56,6 +57,17 @@ _DEFAULT_LINKS: Final = (
     ("/dev/stdout", "/proc/self/fd/1"),
     ("/dev/stderr", "/proc/self/fd/2"),
     ("/dev/ptmx", "pts/ptmx"),
+)
+# making any node is allowed, for only opening one has an effect; then the default devices, terminals and /dev/pts
+_ALLOWED_DEVICES: Final = (
+    DeviceRule(allow=True, type="c", access="m"),
+    DeviceRule(allow=True, type="b", access="m"),
+    *(DeviceRule(True, "c", major, minor, "rwm") for _name, major, minor in _DEFAULT_DEVICES),
+    *(DeviceRule(True, "c", major, minor, "rwm") for major, minor in ((5, 1), (5, 2), (136, None))),
+)
+_PROC_FILES: Final = frozenset(
+    f"/proc/{name}"
+    for name in ("cpuinfo", "diskstats", "loadavg", "meminfo", "net/dev", "slabinfo", "stat", "swaps", "uptime")
 )
 _DEVICE_TYPES: Final = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 _JOINABLE: Final = ("ipc", "uts", "network", "cgroup")
@@ -176,7 +188,7 @@ def _check_namespaces(kinds: dict[str, str]) -> None:
 def _host_steps(process: Process, linux: Linux, kinds: dict[str, str]) -> Iterator[Operation]:
     if process.oom_score_adj is not None:
         yield SetOomScoreAdj(process.oom_score_adj)
-    yield JoinCgroup(linux.resources)
+    yield JoinCgroup(_with_default_devices(linux.resources))
     # joined before the new mount namespace exists, while their paths can still be seen
     yield from (JoinNamespace(kind, kinds[kind]) for kind in _JOINABLE if kinds.get(kind))
     # the cgroup namespace's root is the cgroup that this process is in: it comes after the join
@@ -186,8 +198,16 @@ def _host_steps(process: Process, linux: Linux, kinds: dict[str, str]) -> Iterat
         yield BringLoopbackUp()
 
 
+def _with_default_devices(resources: Resources | None) -> Resources | None:
+    """Allow what every container has, behind the rules of the spec, which may deny everything (pause's does)."""
+    if resources is None or not resources.devices:
+        return resources
+    return replace(resources, devices=(*resources.devices, *_ALLOWED_DEVICES))
+
+
 def _root_steps(spec: Spec, linux: Linux, kinds: dict[str, str]) -> Iterator[Operation]:
-    yield PrepareRoot(recursive_slave=linux.rootfs_propagation in ("slave", "rslave"))
+    # slave, unless asked otherwise: a bind mount that wants the host's later mounts can have them (rslave)
+    yield PrepareRoot(recursive_slave=linux.rootfs_propagation not in ("private", "rprivate"))
     for index, mount in enumerate(spec.mounts):
         yield _plan_mount(mount, f"mounts[{index}]")
     bind_dev = any(posixpath.normpath(m.destination) == "/dev" and _is_bind(m) for m in spec.mounts)
@@ -223,6 +243,9 @@ def _plan_mount(mount: Mount, field: str) -> Operation:
     target = posixpath.normpath(mount.destination)
     if target in ("/", "//"):
         raise InvalidArgumentError(f"config.json: {field}.destination is '/': the root file system stands there")
+    _check_proc(mount, target, field)
+    if any(each & ms.MS_SHARED for each in options.propagation):
+        raise _unsupported(f"{field}.options", "has `shared` propagation")
     if _is_bind(mount):
         if not posixpath.isabs(mount.source):
             raise InvalidArgumentError(f"config.json: {field}.source {mount.source!r} of a bind mount is not absolute")
@@ -235,6 +258,17 @@ def _plan_mount(mount: Mount, field: str) -> Operation:
     if target == "/dev":
         flags &= ~ms.MS_RDONLY  # it is filled first; `_seal_steps` makes it read-only
     return FilesystemMount(mount.type, mount.source or mount.type, target, flags, options.data, options.propagation)
+
+
+def _check_proc(mount: Mount, target: str, field: str) -> None:
+    """Nothing may be mounted over what the container's protection relies on, but for the files that lxcfs gives."""
+    if (f"{target}/").startswith("/proc/") and target not in _PROC_FILES:
+        if target == "/proc" and (mount.type == "proc" or (_is_bind(mount) and mount.source == "/proc")):
+            return
+        raise InvalidArgumentError(
+            f"config.json: {field}.destination {mount.destination!r} is in /proc, where only /proc itself may be "
+            "mounted: choose another place"
+        )
 
 
 def _plan_device(device: Device, field: str) -> DeviceNode:
@@ -267,7 +301,7 @@ def _plan_sysctls(linux: Linux, kinds: dict[str, str]) -> Iterator[SetSysctl]:
             raise InvalidArgumentError(
                 f"config.json: linux.sysctl {key!r} needs a namespace of type `{needs}`, or it would change the host"
             )
-        yield SetSysctl(name, value)
+        yield SetSysctl(name, value, needs)
 
 
 def _seal_steps(spec: Spec, linux: Linux) -> Iterator[Operation]:
@@ -285,6 +319,8 @@ def _seal_steps(spec: Spec, linux: Linux) -> Iterator[Operation]:
 
 def _process_steps(process: Process) -> Iterator[Operation]:
     yield from (SetRlimit(limit.type, limit.soft, limit.hard) for limit in process.rlimits)
+    # as root if that is possible, else as the user: a directory of root's alone works either way, as with runc
+    yield ChangeDirectory(process.cwd, may_be_denied=True)
     capabilities, user = process.capabilities, process.user
     yield DropPrivileges(
         uid=user.uid,

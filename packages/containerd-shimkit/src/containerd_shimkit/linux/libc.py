@@ -18,8 +18,24 @@ __all__ = ["SYSCALLS", "encode", "last_error", "libc", "syscall"]
 # include/uapi/asm-generic/unistd.h of the kernel
 _COMMON: Final = {"pidfd_send_signal": 424, "pidfd_open": 434, "close_range": 436, "openat2": 437}
 _BY_MACHINE: Final = {
-    "x86_64": {"capget": 125, "capset": 126, "pivot_root": 155, "prctl": 157, "prlimit64": 302, **_COMMON},
-    "aarch64": {"pivot_root": 41, "capget": 90, "capset": 91, "prctl": 167, "prlimit64": 261, **_COMMON},
+    "x86_64": {
+        "capget": 125,
+        "capset": 126,
+        "pivot_root": 155,
+        "prctl": 157,
+        "keyctl": 250,
+        "prlimit64": 302,
+        **_COMMON,
+    },
+    "aarch64": {
+        "pivot_root": 41,
+        "capget": 90,
+        "capset": 91,
+        "prctl": 167,
+        "keyctl": 219,
+        "prlimit64": 261,
+        **_COMMON,
+    },
 }
 
 

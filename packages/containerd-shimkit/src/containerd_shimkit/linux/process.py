@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Collection
 from typing import Final
@@ -10,6 +11,7 @@ from .libc import last_error, libc, syscall
 
 __all__ = [
     "close_descriptors",
+    "join_new_session_keyring",
     "set_child_subreaper",
     "set_dumpable",
     "set_name",
@@ -24,6 +26,7 @@ _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
+_KEYCTL_JOIN_SESSION_KEYRING: Final = 1  # include/uapi/linux/keyctl.h
 _LAST_DESCRIPTOR: Final = (1 << 32) - 1
 
 
@@ -45,6 +48,17 @@ def set_dumpable(enabled: bool) -> None:
 def set_parent_death_signal(signal: int) -> None:
     """Have *signal* sent to this process when the thread that forked it ends; 0: none. Raises: OSError."""
     _prctl("PR_SET_PDEATHSIG", _PR_SET_PDEATHSIG, signal)
+
+
+def join_new_session_keyring() -> None:
+    """Leave the session keyring of this process's parent for a new, empty one. A kernel without keyrings, or a user
+    with too many, is no error. Raises: OSError. Source: keyctl(2).
+    """
+    try:
+        syscall("keyctl", _KEYCTL_JOIN_SESSION_KEYRING, 0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EDQUOT):
+            raise
 
 
 def set_name(name: str) -> None:
