@@ -26,6 +26,8 @@ _LAZY: Final = (
     "linecache",
     "stringprep",
     "textwrap",
+    "tomli",
+    "tomllib",
     "tokenize",
     "traceback",
     "unicodedata",

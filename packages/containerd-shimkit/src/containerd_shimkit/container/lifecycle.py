@@ -8,7 +8,7 @@ import os
 import signal as signals
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from ..errors import (
     AbortedError,
@@ -17,10 +17,13 @@ from ..errors import (
     NotFoundError,
     ShimError,
 )
-from ..instance import Encoded, ExitStatus, InstanceConfig, ProcessInfo
+from ..instance import Encoded, ExitStatus, InstanceConfig, Mount, ProcessInfo
 from ..linux import namespaces
+from ..linux.capabilities import unknown_capabilities
 from ..linux.cgroup_settings import compile_resources
 from ..linux.cgroups import CgroupV1
+from ..linux.mount_helper import is_helper_type
+from ..linux.mounts import mount_rootfs
 from ..linux.pidfd import identify
 from ..oci.spec import Spec
 from ..shim.reaper import Reaper
@@ -37,6 +40,8 @@ __all__ = ["Answer", "Container"]
 
 _log = logging.getLogger(__name__)
 
+_claimed: set[str] = set()  # cgroups of this process's containers
+_MOUNT_TIMEOUT: Final = 90.0
 _CLEANUP_TIMEOUT: Final = 60.0  # seconds: an overlay's unmount may have to write its upper layer back
 
 Answer: TypeAlias = Callable[[Message, Sequence[int]], Awaitable[tuple[Message, Sequence[int]]]]
@@ -72,11 +77,13 @@ class Container:
             compile_resources(spec.linux.resources)  # what cannot be is refused now, and the result kept for the init
         self._cgroup = CgroupV1.for_path(spec.linux.cgroups_path if spec.linux else "", id)
         self._executor = executor
+        _warn_of_unknown_capabilities(id, spec)
         self._reaper = reaper
         self._answer = answer
         self._stdio: Stdio | None = None
         self._channel: Channel | None = None
         self._state = ContainerState(id)
+        self._claim = ""
         self._talk: asyncio.Task[None] | None = None
         self.pid = 0
         self.exited: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
@@ -86,13 +93,9 @@ class Container:
 
         Raises: ShimError, with everything undone.
         """
-        if os.path.isdir(next(iter(self._cgroup.paths.values()), "")) and self._cgroup.pids():
-            raise FailedPreconditionError(
-                f"linux.cgroupsPath: the cgroup of container {self.id!r} has processes in it that are not its own; "
-                "give each container a path of its own"
-            )
+        self._claim_cgroup()
         try:
-            self._begin()
+            await self._begin()
             await self._accompany()
         except BaseException:
             await self._undo()
@@ -106,9 +109,11 @@ class Container:
             channel.send({"kind": "start"})
         except BrokenPipeError:
             raise self._ended_early() from None
-        message, _descriptors = await channel.receive_async()
+        message, descriptors = await channel.receive_async()
+        for descriptor in descriptors:
+            os.close(descriptor)
         if message is not None and message["kind"] == "error":
-            await self.exited
+            await asyncio.shield(self.exited)
             raise error_from(message)
         if message is None:
             channel.close()  # closed by execve
@@ -118,15 +123,10 @@ class Container:
 
     def kill(self, signal: int, *, all_processes: bool = False) -> None:
         """Send *signal* to the init, or to every process. Raises: NotFoundError when the init has ended."""
-        if self.exited.done():
+        if all_processes and self._cgroup.signal_all(signal):
+            return  # the init is one of them
+        if not self._reaper.kill(self.pid, signal):
             raise NotFoundError(f"container {self.id!r} has ended: there is no process to send signal {signal} to")
-        os.kill(self.pid, signal)  # not collected yet, so the pid is still its own
-        if all_processes:
-            for pid in set(self._cgroup.pids()) - {self.pid}:
-                try:
-                    os.kill(pid, signal)
-                except ProcessLookupError:
-                    pass
 
     async def delete(self) -> None:
         """End what is left and remove every trace. Raises: ShimError for what would not go; may be called again."""
@@ -140,6 +140,7 @@ class Container:
             timeout=_CLEANUP_TIMEOUT,
         )
         remove_state(self._config.bundle)
+        self._release_cgroup()
 
     def close_stdin(self) -> None:
         """Let the container's stdin end when its client has closed it."""
@@ -155,7 +156,21 @@ class Container:
         """The cgroup's figures. Raises: NotFoundError when it is gone."""
         return stats.read_stats(self._cgroup)
 
-    def _begin(self) -> None:
+    def _claim_cgroup(self) -> None:
+        """Make sure that the cgroup is nobody else's: deleting a container ends every process in its cgroup."""
+        claim = next(iter(self._cgroup.paths.values()))
+        if claim in _claimed or self._cgroup.has_processes():
+            raise FailedPreconditionError(
+                f"linux.cgroupsPath: the cgroup {claim} of container {self.id!r} belongs to another container or has "
+                "processes in it; give each container a path of its own"
+            )
+        _claimed.add(claim)
+        self._claim = claim
+
+    def _release_cgroup(self) -> None:
+        _claimed.discard(self._claim)
+
+    async def _begin(self) -> None:
         """Fork the init. From the first line on, the state file names all that exists."""
         bundle, config = self._config.bundle, self._config
         mounted = self._plan.rootfs if config.rootfs else ""
@@ -163,12 +178,13 @@ class Container:
         write_state(bundle, self._state)
         if config.rootfs:
             os.makedirs(mounted, mode=0o711, exist_ok=True)
+        rootfs = await self._mount_by_helpers(mounted)
         stdio = self._stdio = Stdio(config.stdin, config.stdout, config.stderr)
         channel, theirs = Channel.pair()
         self._channel = channel
         try:
             task = InitTask(
-                self._plan, self._spec.annotations, config.rootfs, self._cgroup, stdio.child, theirs, self._executor
+                self._plan, self._spec.annotations, rootfs, self._cgroup, stdio.child, theirs, self._executor
             )
             self.pid = self._fork(task)
         finally:
@@ -179,6 +195,19 @@ class Container:
         self._state = ContainerState(self.id, identify(self.pid), mounted, self._cgroup.paths)
         write_state(bundle, self._state)
         channel.send({"kind": "go"})
+
+    async def _mount_by_helpers(self, target: str) -> tuple[Mount, ...]:
+        """Mount what only programs can mount outside of the container's pid namespace; what is left for the init."""
+        wanted = self._config.rootfs
+        if not any(is_helper_type(each.type) for each in wanted):
+            return wanted
+        await run_in_child(
+            lambda: mount_rootfs(wanted, target),
+            self._reaper,
+            what=f"mounting the root file system of container {self.id!r}",
+            timeout=_MOUNT_TIMEOUT,
+        )
+        return ()
 
     def _fork(self, task: InitTask) -> int:
         """Fork with the pid namespace that the plan wants. Nothing here may await: other forks would land in it."""
@@ -221,7 +250,7 @@ class Container:
                     raise error_from(message)
                 if message["kind"] == "ready":
                     return
-                answer, given = await self._answer(message["question"], descriptors)
+                answer, given = await self._answer_unless_dead(message["question"], descriptors)
                 try:
                     channel.send({"kind": "answer", "answer": answer}, given)
                 finally:
@@ -232,6 +261,20 @@ class Container:
             finally:
                 for descriptor in descriptors:
                     os.close(descriptor)
+
+    async def _answer_unless_dead(self, question: Message, descriptors: Sequence[int]) -> tuple[Message, Sequence[int]]:
+        """Answer, but give up when the init has been killed meanwhile: nobody would hear the answer."""
+        answering = asyncio.ensure_future(self._answer(question, descriptors))
+        try:
+            waiting: set[asyncio.Future[Any]] = {answering, self.exited}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if not answering.done():
+                raise await self._died()
+            return answering.result()
+        finally:
+            if not answering.done():
+                answering.cancel()
+                await asyncio.gather(answering, return_exceptions=True)
 
     async def _listen(self, channel: Channel) -> None:
         """Log what a running init reports: why its guest failed. It has one word, for what runs there is not ours."""
@@ -270,8 +313,8 @@ class Container:
         return self._channel
 
     async def _end_init(self) -> None:
-        if self.pid and not self.exited.done():
-            os.kill(self.pid, signals.SIGKILL)
+        if self.pid:
+            self._reaper.kill(self.pid, signals.SIGKILL)
             await asyncio.shield(self.exited)
 
     async def _undo(self) -> None:
@@ -288,3 +331,14 @@ class Container:
             self._channel.close()
         if self._stdio is not None:
             self._stdio.close()
+
+
+def _warn_of_unknown_capabilities(id: str, spec: Spec) -> None:  # noqa: A002
+    """Say here what the init will leave out: there it can no longer be logged."""
+    capabilities = spec.process.capabilities if spec.process else None
+    if capabilities is None:
+        return
+    unknown = unknown_capabilities((*capabilities.bounding, *capabilities.permitted, *capabilities.ambient))
+    if unknown:
+        names = ", ".join(sorted(set(unknown)))
+        _log.warning("container %s asks for capabilities that this kernel does not have: %s", id, names)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import resource
 import signal
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import Final
 
 from ..errors import AbortedError, DeadlineExceededError, InternalError
 from ..linux import namespaces, process
@@ -56,18 +57,20 @@ async def run_in_child(
     try:
         pid = fork_child()
         if pid == 0:
-            _be_worker(work, theirs, keep, confinement)
+            _be_worker(work, theirs, keep, confinement, timeout)
         ended = reaper.watch(pid)
         theirs.close()
         try:
             await asyncio.wait_for(asyncio.shield(ended), timeout)
         except (asyncio.TimeoutError, asyncio.CancelledError) as error:
-            os.kill(pid, signal.SIGKILL)
+            reaper.kill(pid, signal.SIGKILL)
             await asyncio.shield(ended)
             if isinstance(error, asyncio.CancelledError):
                 raise
             raise DeadlineExceededError(f"{what} took longer than {timeout:g} s and was given up") from None
-        message, _descriptors = ours.receive()
+        message, descriptors = ours.receive()
+        for descriptor in descriptors:
+            os.close(descriptor)  # it has none to give; what it ran may have thought otherwise
     finally:
         ours.close()
         theirs.close()
@@ -79,13 +82,22 @@ async def run_in_child(
 
 
 def _be_worker(
-    work: Callable[[], None], channel: Channel, keep: Collection[int], confinement: Confinement | None
-) -> NoReturn:
+    work: Callable[[], None],
+    channel: Channel,
+    keep: Collection[int],
+    confinement: Confinement | None,
+    timeout: float,
+) -> None:
     status = 1
+    parent = os.getppid()
     try:
         forget_parent({channel.fileno(), *keep})
         if confinement is not None:
-            _confine(confinement)
+            _confine(confinement, timeout)
+            # a shim that is killed takes it along; after the change of uid, which would undo this
+            process.set_parent_death_signal(signal.SIGKILL)
+            if os.getppid() != parent:
+                return
         work()
         status = 0
     except BaseException as error:
@@ -94,10 +106,13 @@ def _be_worker(
         os._exit(status)
 
 
-def _confine(confinement: Confinement) -> None:
+def _confine(confinement: Confinement, timeout: float) -> None:
     namespaces.unshare(namespaces.CLONE_NEWNET)
     limit = confinement.memory_bytes
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # counts for memory files too, which RLIMIT_AS does not
+    seconds = max(1, math.ceil(timeout))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.setgroups([])
     os.setresgid(_NOBODY, _NOBODY, _NOBODY)

@@ -128,6 +128,10 @@ class CgroupV1:
         directory = next((self.paths[name] for name in _PIDS_FROM if name in self.paths), None)
         return sorted(_pids_below([directory] if directory else self._directories[:1]))
 
+    def has_processes(self) -> bool:
+        """Whether any process is in the group, or below it, in any hierarchy."""
+        return bool(_pids_below(self._directories))
+
     def signal_all(self, signal: int) -> bool:
         """Send *signal* to every process there is now, and to no other; False when there was none. Raises: OSError."""
         pids = _pids_below(self._directories)

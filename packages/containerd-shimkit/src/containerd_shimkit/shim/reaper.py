@@ -18,7 +18,7 @@ class Reaper:
     """Exit statuses of forked children.
 
     A pid given to `watch` right after the fork cannot have been collected before: both happen in the loop's thread.
-    Until its future is done the pid is still the child's, so a signal sent to it can hit nobody else.
+    Signals go through `kill`, for only the reaper knows whether a pid is still the child's.
     """
 
     _of_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Reaper]] = WeakKeyDictionary()
@@ -49,6 +49,13 @@ class Reaper:
         future: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
         self._watched[pid] = future
         return future
+
+    def kill(self, pid: int, signal: int) -> bool:
+        """Send *signal* to the child *pid*; False when it has been collected, so that the pid may be a stranger's."""
+        if pid not in self._watched:
+            return False
+        os.kill(pid, signal)
+        return True
 
     def _collect(self) -> None:
         while True:
