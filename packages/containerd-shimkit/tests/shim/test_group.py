@@ -65,11 +65,12 @@ def test_the_shim_hears_of_a_container_to_come(path: str) -> None:
     assert heard == ["c1"]
 
 
-def test_a_shim_that_knows_no_announcements_is_alive_all_the_same(path: str) -> None:
+def test_somebody_elses_server_is_not_taken_for_the_shim(path: str) -> None:
     async def scenario() -> bool:
         return await answer_of(Server({}), path)
 
-    assert asyncio.run(scenario())
+    with pytest.raises(UnavailableError, match="is not this shim"):
+        asyncio.run(scenario())
 
 
 def test_nobody_is_there_without_a_socket_or_behind_a_dead_one(path: str) -> None:

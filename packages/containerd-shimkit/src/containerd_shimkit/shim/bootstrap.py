@@ -69,7 +69,7 @@ def _start(shim: Shim, args: ShimArgs) -> None:
     """Print the address of the group's shim, making the shim if there is none."""
     bundle = os.getcwd()
     request = messages.parse_start_input(_read_input(), args.id, args.namespace)
-    path = _socket_path(args, bundle, request)
+    path = _socket_path(shim, args, bundle, request)
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     lock = GroupLock(path)
     lock.acquire()
@@ -78,8 +78,10 @@ def _start(shim: Shim, args: ShimArgs) -> None:
         if not announce(path, args.id):
             listener = listen(path)
             made = True
+            _write_address(bundle, f"unix://{path}")  # all that can fail comes before the fork
             _spawn(shim, args, listener, bundle, request)
-        _write_address(bundle, f"unix://{path}")
+        else:
+            _write_address(bundle, f"unix://{path}")
     except BaseException:
         if made:
             os.unlink(path)
@@ -135,7 +137,7 @@ def _serve(shim: Shim, args: ShimArgs) -> None:
     """Serve in the foreground, at the address that `start` would use."""
     bundle = os.getcwd()
     request = messages.parse_start_input(b"", args.id, args.namespace)
-    path = _socket_path(args, bundle, request)
+    path = _socket_path(shim, args, bundle, request)
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     with GroupLock(path):
         if announce(path, args.id):
@@ -149,12 +151,11 @@ def _serve(shim: Shim, args: ShimArgs) -> None:
 
 def _delete(shim: Shim, args: ShimArgs) -> None:
     """Remove what a container has left, its shim living or not, and answer with a DeleteResponse."""
-    del shim
     bundle = args.bundle or os.getcwd()
     from ..container.cleanup import clean_up_bundle
 
     pid = clean_up_bundle(bundle)
-    if path := _known_socket_path(args, bundle):
+    if path := _known_socket_path(shim, args, bundle):
         remove_dead_socket(path)
     _write(messages.encode_delete_response(pid, _KILLED, datetime.now(timezone.utc)))
 
@@ -162,17 +163,17 @@ def _delete(shim: Shim, args: ShimArgs) -> None:
 _ACTIONS: Final[dict[str, Callable[[Shim, ShimArgs], None]]] = {"start": _start, "serve": _serve, "delete": _delete}
 
 
-def _known_socket_path(args: ShimArgs, bundle: str) -> str:
+def _known_socket_path(shim: Shim, args: ShimArgs, bundle: str) -> str:
     """Where the group's shim listens or did: as the bundle's `address` says, else as `start` would name it."""
     if text := _read_text(os.path.join(bundle, "address")):
         return address.strip_scheme(text)
     try:
-        return _socket_path(args, bundle, messages.StartInput(Encoded()))
+        return _socket_path(shim, args, bundle, messages.StartInput(Encoded()))
     except InvalidArgumentError:
         return ""  # no config.json: `start` cannot have come far
 
 
-def _socket_path(args: ShimArgs, bundle: str, request: messages.StartInput) -> str:
+def _socket_path(shim: Shim, args: ShimArgs, bundle: str, request: messages.StartInput) -> str:
     text = _read_text(os.path.join(bundle, "config.json"))
     if text is None:
         raise InvalidArgumentError(
@@ -181,7 +182,8 @@ def _socket_path(args: ShimArgs, bundle: str, request: messages.StartInput) -> s
     config = decode_object(text, f"{bundle}/config.json")
     group = address.group_of(config.text_mapping("annotations"), args.id)
     directory = (request.bootstrap.socket_dir if request.bootstrap else "") or address.DEFAULT_SOCKET_DIR
-    return address.socket_path(directory, args.address, args.namespace, group)
+    # shims of other engines, and of other makers, may serve a group of the same name: each has a socket of its own
+    return address.socket_path(directory, args.address, args.namespace, f"{shim.name}.{group}")
 
 
 def _read_text(path: str) -> str | None:

@@ -119,7 +119,7 @@ def listen(path: str) -> socket.socket:
 def announce(path: str, id: str) -> bool:  # noqa: A002
     """Tell the shim that listens at *path* of a container to come; False when no shim lives there.
 
-    Raises: UnavailableError when one does but gives no answer in time.
+    Raises: UnavailableError when one does but gives no answer in time, or one that is not our shim's.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_ANSWER_TIMEOUT)
@@ -127,7 +127,8 @@ def announce(path: str, id: str) -> bool:  # noqa: A002
             connection.connect(path)
             connection.sendall(_announcement(id))
             header = _read(connection, _HEADER)
-            if header is None or _read(connection, int.from_bytes(header[:4], "big")) is None:
+            body = None if header is None else _read(connection, int.from_bytes(header[:4], "big"))
+            if header is None or body is None:
                 return False
         except (FileNotFoundError, ConnectionError):
             return False
@@ -136,8 +137,9 @@ def announce(path: str, id: str) -> bool:  # noqa: A002
                 f"the shim at {path} exists but gave no answer within {_ANSWER_TIMEOUT:g} s; "
                 "if it hangs, end it (its containers are cleaned up by containerd) and try again"
             ) from None
-    # an error status is an answer too: whoever gives one is alive
-    return header[8] == _RESPONSE
+    if header[8] != _RESPONSE or body:  # a success is an empty message; anything else comes from somebody else
+        raise UnavailableError(f"what listens at {path} is not this shim; end it, or remove its socket, and try again")
+    return True
 
 
 def remove_dead_socket(path: str) -> None:
@@ -145,7 +147,8 @@ def remove_dead_socket(path: str) -> None:
     if not os.path.lexists(path) and not os.path.lexists(f"{path}.lock"):
         return
     lock = GroupLock(path)
-    lock.acquire()
+    if not lock.acquire(blocking=False):
+        return  # a `start` is at it, and will put its own socket there
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connection:
             outcome = connection.connect_ex(path)

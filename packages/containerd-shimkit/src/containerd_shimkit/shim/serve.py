@@ -85,6 +85,7 @@ class _Serving:
         self._listener = listener
         self._publisher = Publisher(events_address, args.namespace)
         self._path = str(listener.getsockname())
+        self._socket = os.stat(self._path)
         self._announced: dict[str, asyncio.TimerHandle] = {}
         self._ended = asyncio.Event()
         self._is_gone = False
@@ -164,10 +165,21 @@ class _Serving:
         """Take the group's socket away, so that the next `start` makes a shim of its own; False while one is at it."""
         if self._is_gone:
             return True
-        lock = GroupLock(self._path)
-        if not lock.acquire(blocking=False):
-            return False
-        os.unlink(self._path)
-        lock.release(remove=True)
+        if self._stands_there():
+            lock = GroupLock(self._path)
+            if not lock.acquire(blocking=False):
+                return False
+            try:
+                if self._stands_there():
+                    os.unlink(self._path)
+            finally:
+                lock.release(remove=not os.path.lexists(self._path))
         self._is_gone = True
         return True
+
+    def _stands_there(self) -> bool:
+        """Whether the socket at the path is this shim's: somebody may have removed it, and another shim come."""
+        try:
+            return os.path.samestat(os.stat(self._path), self._socket)
+        except FileNotFoundError:
+            return False

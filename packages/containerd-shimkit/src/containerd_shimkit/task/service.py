@@ -40,11 +40,12 @@ from .timestamps import split_timestamp
 if TYPE_CHECKING:
     from ..ttrpc.aio.server import Call, Handler
 
-__all__ = ["MAX_SIGNAL", "SERVICES", "SHUTDOWN_DELAY", "EventSink", "TaskService"]
+__all__ = ["FORGOTTEN_SHUTDOWN", "MAX_SIGNAL", "SERVICES", "SHUTDOWN_DELAY", "EventSink", "TaskService"]
 
 SERVICES: Final = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 MAX_SIGNAL: Final = 64  # SIGRTMAX of Linux, signal(7)
 SHUTDOWN_DELAY: Final = 0.02
+FORGOTTEN_SHUTDOWN: Final = 10.0
 _PROCESS_DETAILS: Final = "containerd.runc.v1.ProcessDetails"
 
 _logger = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ class TaskService:
         self._version = version
         self._tasks: dict[str, Task] = {}
         self._running: set[asyncio.Task[object]] = set()
+        self._owes_shutdown = False
         self._is_closed = False
 
     @property
@@ -217,6 +219,7 @@ class TaskService:
         if self._is_idle():
             asyncio.get_running_loop().call_later(SHUTDOWN_DELAY, self._shut_down)
         else:
+            self._owes_shutdown = True
             _logger.debug("shutdown asked for by %s: staying for %s", shorten(request.id), ", ".join(self._tasks))
 
     # ------------------------------------------------------------------------------------------------- around them
@@ -228,6 +231,9 @@ class TaskService:
     def _forget(self, task: Task) -> None:
         del self._tasks[task.id]
         self._on_forget(task.id)
+        if self._owes_shutdown and self._is_idle():
+            # asked for while this task was there: containerd asks again after a delete, but not after a failed create
+            asyncio.get_running_loop().call_later(FORGOTTEN_SHUTDOWN, self._shut_down)
 
     def _is_idle(self) -> bool:
         return not self._tasks and not self._is_closed and self._may_shut_down()
