@@ -9,7 +9,7 @@ import fcntl
 import os
 from typing import Final
 
-from containerd_shimkit import ResourceExhaustedError, span
+from containerd_shimkit import InvalidArgumentError, ResourceExhaustedError, span
 from containerd_shimkit.container.worker import Confinement, run_in_child
 from containerd_shimkit.shim.reaper import Reaper
 from containerd_shimkit.tracing import TraceContext
@@ -53,12 +53,18 @@ async def compile_guest(engine: Engine, descriptor: int, trace: TraceContext) ->
 
 def _compile(engine: Engine, descriptor: int, result: int) -> None:
     """In the child."""
-    data = Guest(descriptor).read()
+    size, limit = os.fstat(descriptor).st_size, engine.settings.compile_memory_bytes
+    if size > limit:
+        raise InvalidArgumentError(
+            f"the program has {size} bytes, more than may be compiled ({limit}); raise the runtime option "
+            "compile_memory_bytes, or make it smaller"
+        )
     try:
+        data = Guest(descriptor).read()
         compiled = engine.precompile([WasmLayer(data)])[0]
     except MemoryError as error:
         raise ResourceExhaustedError(
-            f"compiling {len(data)} bytes of wasm took more than {engine.settings.compile_memory_bytes} bytes of "
+            f"compiling {size} bytes of wasm took more than {engine.settings.compile_memory_bytes} bytes of "
             "memory; raise the runtime option compile_memory_bytes"
         ) from error
     written = 0

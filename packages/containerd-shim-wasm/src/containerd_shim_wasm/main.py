@@ -27,8 +27,9 @@ def shim_for(engine: type[Engine]) -> Shim:
 
     def engine_with(settings: Settings) -> Engine:
         if settings not in engines:
-            engines[settings] = engine(settings)
-            engines[settings].warm()
+            made = engine(settings)
+            made.warm()  # before anybody gets it: an engine that failed to warm up is none
+            engines[settings] = made
         return engines[settings]
 
     def warm() -> None:

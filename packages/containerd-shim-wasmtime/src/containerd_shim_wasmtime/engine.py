@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 from collections.abc import Sequence
@@ -92,6 +93,7 @@ class WasmtimeEngine(Engine):
             raise InvalidArgumentError(f"the program is not valid WebAssembly for wasmtime: {error}") from error
 
 
+@functools.cache  # asked for by the first `warm`, while files can still be imported and read
 def _library_version() -> str:
     from importlib.metadata import version  # 50 ms that a `start` need not spend
 
