@@ -25,6 +25,7 @@ from containerd_shim_wasm_test_modules import (
     OUTPUT_FLOODER,
     RANDOM,
     SIMPLE_COMPONENT,
+    SPINNER,
     UNREACHABLE,
 )
 from containerd_shimkit import (
@@ -35,7 +36,9 @@ from containerd_shimkit import (
     ShimError,
     UnimplementedError,
 )
+from containerd_shimkit.proto import runtime_options_pb2
 from containerd_shimkit.ttrpc.aio.client import Client
+from google.protobuf import any_pb2
 from harness.images import BUSYBOX
 from harness.pod import Pod, pod
 
@@ -588,6 +591,204 @@ def test_twenty_starts_at_once_make_one_shim(play: Play) -> None:
         assert len(set(addresses)) == 1
         pod.client = await Client.connect(addresses[0])
         assert await asyncio.gather(*(container.run() for container in containers)) == [0] * 20
+
+    play(scenario)
+
+
+SLEEP = ["/bin/sleep", "1000"]
+
+
+def _sleep_files() -> dict[str, bytes]:
+    return {"/bin/sleep": Path(BUSYBOX).read_bytes()}
+
+
+def test_a_procfs_under_other_mounts_is_out_of_a_guests_reach_too(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        def change(spec: dict[str, Any]) -> None:
+            spec["mounts"].append({"destination": "/elsewhere", "type": "tmpfs", "source": "tmpfs", "options": []})
+
+        container = pod.container([WASM], {WASM: SPINNER.bytes}, change=change)
+        (container.rootfs / "elsewhere").symlink_to("/proc")
+        pid = await container.create()
+        await container.start()
+        assert " - proc " not in Path(f"/proc/{pid}/mountinfo").read_text()
+        await container.call("Kill", signal=signal.SIGKILL)
+
+    play(scenario)
+
+
+def test_a_procfs_is_not_mounted_through_a_link(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        container = pod.container([WASM], {WASM: HELLO_WORLD.bytes, "/volume/p/x": b""})
+        (container.rootfs / "proc").symlink_to("/volume/p")
+        with pytest.raises(ShimError, match=r"FilesystemMount\(fstype='proc'.*symbolic links"):
+            await container.create()
+
+    play(scenario)
+
+
+def test_the_default_devices_work_though_the_spec_denies_every_device(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        deny = _set("linux.resources.devices", [{"allow": False, "access": "rwm"}])
+        shell = {"/bin/sh": Path(BUSYBOX).read_bytes()}
+        script = "echo x > /dev/null && head -c 4 /dev/zero | wc -c && ! head -c 1 /dev/mem"
+        command = ["/bin/sh", "-c", "mknod /m c 1 1; " + script.replace("/dev/mem", "/m")]
+        container = pod.container(command, shell, change=deny)
+        for name in ("head", "wc", "mknod"):
+            (container.rootfs / "bin" / name).symlink_to("sh")
+        assert await container.run() == 0, container.stderr
+        assert container.stdout.split() == ["4"]
+        assert "Operation not permitted" in container.stderr
+
+    play(scenario)
+
+
+def test_creates_that_fail_side_by_side_leave_nothing(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        def change(spec: dict[str, Any]) -> None:
+            spec["mounts"].append({"destination": "/x", "type": "bind", "source": "/no/where", "options": ["bind"]})
+
+        async def fail() -> None:
+            container = pod.container([WASM], {WASM: HELLO_WORLD.bytes}, change=change)
+            with pytest.raises(InvalidArgumentError, match="/no/where"):
+                await container.create()
+            assert not (container.bundle / "shim-state.json").exists()
+
+        await pod.container([WASM], {WASM: HELLO_WORLD.bytes}).run()
+        for _ in range(5):
+            await asyncio.gather(*(fail() for _ in range(20)))
+
+    play(scenario)
+
+
+def test_a_cgroup_with_strangers_in_it_is_refused_and_they_live_on(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        path = f"/{pod.namespace}/strangers"
+        directory = Path(f"/sys/fs/cgroup/pids{path}")
+        directory.mkdir(parents=True)
+        stranger = await asyncio.create_subprocess_exec("/bin/sleep", "1000")
+        try:
+            (directory / "cgroup.procs").write_text(str(stranger.pid))
+            container = pod.container(SLEEP, _sleep_files(), change=_set("linux.cgroupsPath", path))
+            with pytest.raises(FailedPreconditionError, match=r"linux\.cgroupsPath"):
+                await container.create()
+            assert stranger.returncode is None
+        finally:
+            stranger.kill()
+            await stranger.wait()
+            directory.rmdir()
+        shared = _set("linux.cgroupsPath", f"/{pod.namespace}/shared")
+        first = pod.container(SLEEP, _sleep_files(), change=shared)
+        second = pod.container(SLEEP, _sleep_files(), change=shared)
+        await first.create()
+        with pytest.raises(FailedPreconditionError, match="belongs to another container"):
+            await second.create()
+        assert (await first.call("State")).status == 1
+
+    play(scenario)
+
+
+def test_runtime_options_are_heard_by_a_shim_that_serves_already(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        await pod.container([WASM], {WASM: HELLO_WORLD.bytes}).run()
+        for body, procfs in ((b"procfs = true", True), (b"SystemdCgroup = true", False)):
+            options = runtime_options_pb2.Options(config_body=body).SerializeToString()
+            container = pod.container([WASM], {WASM: SPINNER.bytes})
+            pid = await container.create(options=any_pb2.Any(type_url="runtimeoptions.v1.Options", value=options))
+            await container.start()
+            assert (" - proc " in Path(f"/proc/{pid}/mountinfo").read_text()) is procfs
+            await container.call("Kill", signal=signal.SIGKILL)
+            await container.wait()
+        wrong = runtime_options_pb2.Options(config_body=b"procfs = 3").SerializeToString()
+        container = pod.container([WASM], {WASM: SPINNER.bytes})
+        with pytest.raises(InvalidArgumentError, match="the runtime option procfs is 3"):
+            await container.create(options=any_pb2.Any(type_url="runtimeoptions.v1.Options", value=wrong))
+
+    play(scenario)
+
+
+def test_a_working_directory_of_roots_alone_is_entered_for_any_user(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        def change(spec: dict[str, Any]) -> None:
+            spec["process"]["user"] = {"uid": 1000, "gid": 1000}
+            spec["process"]["cwd"] = "/private"
+
+        container = pod.container(SLEEP, _sleep_files(), change=change)
+        (container.rootfs / "private").mkdir(mode=0o700)
+        pid = await container.create()
+        await container.start()
+        assert os.readlink(f"/proc/{pid}/cwd") == "/private"
+
+    play(scenario)
+
+
+def test_the_hosts_settings_are_not_changed_through_a_namespace_path(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        def change(spec: dict[str, Any]) -> None:
+            spec["linux"]["namespaces"] = [
+                {"type": "mount"},
+                {"type": "network", "path": f"/proc/{os.getpid()}/ns/net"},
+            ]
+            spec["linux"]["sysctl"] = {"net.ipv4.ip_forward": "1"}
+
+        before = Path("/proc/sys/net/ipv4/ip_forward").read_text()
+        with pytest.raises(ShimError, match="the network namespace that is joined is the host's own"):
+            await pod.container(SLEEP, _sleep_files(), change=change).create()
+        assert Path("/proc/sys/net/ipv4/ip_forward").read_text() == before
+
+    play(scenario)
+
+
+def test_a_container_without_a_pid_namespace_takes_its_children_along(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        only_mount = _set("linux.namespaces", [{"type": "mount"}])
+        shell = {"/bin/sh": Path(BUSYBOX).read_bytes(), "/bin/sleep": Path(BUSYBOX).read_bytes()}
+        script = "sleep 1000 & sleep 1000 & echo ready; wait"
+        container = pod.container(["/bin/sh", "-c", script], shell, change=only_mount)
+        await container.create()
+        await container.start()
+        while container.stdout != "ready\n":
+            await asyncio.sleep(0.02)
+        children = [process.pid for process in (await container.call("Pids")).processes]
+        assert len(children) == 3
+        await container.call("Kill", signal=signal.SIGKILL)
+        assert await container.wait() == 137
+        await container.delete()
+        assert not [pid for pid in children if os.path.exists(f"/proc/{pid}")]
+
+    play(scenario)
+
+
+def test_a_shim_whose_socket_was_removed_ends_all_the_same(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        container = pod.container([WASM], {WASM: HELLO_WORLD.bytes})
+        await container.run()
+        address = (container.bundle / "address").read_text().removeprefix("unix://")
+        os.unlink(address)
+        os.unlink(f"{address}.lock")
+        await pod.call("Shutdown", id=container.id)
+        assert pod.client is not None
+        await asyncio.wait_for(pod.client.wait_closed(), 5)
+        pod.client = None
+
+    play(scenario)
+
+
+def test_a_compiler_does_not_outlive_a_killed_shim(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        await pod.container([WASM], {WASM: HELLO_WORLD.bytes}).run()
+        body = "(local $x i64)" + "(local.set $x (i64.mul (local.get $x) (i64.const 7)))" * 400
+        text = "(module " + "".join(f"(func {body})" for _ in range(3000)) + '(func (export "_start")))'
+        container = pod.container([WASM], {WASM: text.encode()})
+        await asyncio.get_running_loop().run_in_executor(None, pod.start, container)
+        creating = asyncio.ensure_future(container.create())
+        await asyncio.sleep(0.4)
+        assert not creating.done(), "the program is too quick to compile for this test"
+        os.kill(await pod.shim_pid(), signal.SIGKILL)
+        with pytest.raises(ShimError):
+            await creating
+        assert pod.action("delete", container, "-bundle", str(container.bundle)).returncode == 0
+        pod.client = None
 
     play(scenario)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from containerd_shimkit.linux import process
+from containerd_shimkit.linux.libc import syscall
 
 InChild = Callable[[Callable[[], object]], None]
 
@@ -129,5 +130,15 @@ def test_a_child_dies_with_its_parent_when_it_wants_to(in_child: InChild) -> Non
         os.wait()
         _pid, status = os.wait()
         assert os.WTERMSIG(status) == signal.SIGKILL
+
+    in_child(work)
+
+
+def test_a_new_session_keyring_is_not_the_parents(in_child: InChild) -> None:
+    def work() -> None:
+        session, get_id = (1 << 64) - 3, 0  # KEY_SPEC_SESSION_KEYRING, KEYCTL_GET_KEYRING_ID
+        before = syscall("keyctl", get_id, session, 1)
+        process.join_new_session_keyring()
+        assert syscall("keyctl", get_id, session, 1) != before
 
     in_child(work)
