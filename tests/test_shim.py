@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -33,9 +34,11 @@ from containerd_shimkit import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
+    ResourceExhaustedError,
     ShimError,
     UnimplementedError,
 )
+from containerd_shimkit.oci.defaults import default_spec
 from containerd_shimkit.proto import runtime_options_pb2
 from containerd_shimkit.ttrpc.aio.client import Client
 from google.protobuf import any_pb2
@@ -806,6 +809,38 @@ def test_every_method_that_is_not_there_yet_says_so(play: Play) -> None:
     play(scenario)
 
 
+def test_a_full_disk_fails_the_create_and_says_where(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        await pod.container([WASM], {WASM: HELLO_WORLD.bytes}).run()
+        container = pod.container([WASM], {WASM: HELLO_WORLD.bytes})
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(container.bundle)], check=True)
+        try:
+            (container.bundle / "config.json").write_text(json.dumps(default_spec([WASM])))
+            with pytest.raises(OSError, match="No space"):
+                (container.bundle / "filler").write_bytes(bytes(100_000))
+            with pytest.raises(ResourceExhaustedError, match=r"state cannot be written: .*shim-state"):
+                await container.create(stdout="", stderr="")
+        finally:
+            subprocess.run(["umount", str(container.bundle)], check=True)
+
+    play(scenario)
+
+
+def test_a_fork_bomb_is_held_by_its_limit_and_ended_whole(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        files = {"/bin/sh": Path(BUSYBOX).read_bytes(), "/bin/sleep": Path(BUSYBOX).read_bytes()}
+        limit = _set("linux.resources.pids", {"limit": 20})
+        container = pod.container(["/bin/sh", "-c", "b() { b | b & }; b; sleep 1000"], files, change=limit)
+        await container.create()
+        await container.start()
+        await asyncio.sleep(0.5)
+        assert len((await container.call("Pids")).processes) <= 20
+        await container.call("Kill", signal=signal.SIGKILL, all=True)
+        assert await container.wait() == 137
+
+    play(scenario)
+
+
 def test_streams_that_cannot_be_opened_are_named(play: Play, tmp_path: Path) -> None:
     async def scenario(pod: Pod) -> None:
         container = pod.container([WASM], {WASM: HELLO_WORLD.bytes})
@@ -850,8 +885,6 @@ def test_a_hundred_runs_in_one_shim_leave_nothing_in_it(play: Play) -> None:
 
 
 def test_what_the_program_prints_of_itself(shim_directory: str) -> None:
-    import subprocess
-
     shim = os.path.join(shim_directory, "containerd-shim-wasmtime-v1")
     shown = subprocess.run([shim, "-v"], capture_output=True, text=True, check=True).stdout
     assert "io.containerd.wasmtime.v1" in shown

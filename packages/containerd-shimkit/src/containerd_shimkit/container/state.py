@@ -5,6 +5,7 @@ Written before each thing that it names is made, so that nothing ever exists tha
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ class ContainerState:
 
 
 def write_state(bundle: str, state: ContainerState) -> None:
-    """Replace the bundle's state file by *state*: a reader sees the old one or the new one, whole."""
+    """Replace the bundle's state file by *state*: a reader sees the old one or the new one, whole. Raises: OSError."""
     record = {
         "version": _VERSION,
         "id": state.id,
@@ -40,12 +41,18 @@ def write_state(bundle: str, state: ContainerState) -> None:
         "cgroup_paths": dict(state.cgroup_paths),
     }
     temporary = os.path.join(bundle, f".{STATE_FILE}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(descriptor, json.dumps(record).encode())
-    finally:
-        os.close(descriptor)
-    os.replace(temporary, os.path.join(bundle, STATE_FILE))
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            data = json.dumps(record).encode()
+            if os.write(descriptor, data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, os.path.join(bundle, STATE_FILE))
+    except OSError as error:
+        what = f"the container's state cannot be written: {error.strerror}; make room on that file system"
+        raise OSError(error.errno, what, temporary) from error
 
 
 def read_state(bundle: str) -> ContainerState | None:
