@@ -63,6 +63,7 @@ def test_a_text_with_a_mistake_is_named_with_its_line(tree: Path) -> None:
 def test_without_a_compiler_it_says_where_one_comes_from(tree: Path) -> None:
     broken = tree / "broken" / "ziglang"
     broken.mkdir(parents=True)
+    (broken / "__init__.py").touch()  # without it, a real one further down the path would win
     (broken / "__main__.py").write_text("raise SystemExit('no zig here')")
     (tree / "uv").write_text("#!/bin/sh\nexit 1\n")
     (tree / "uv").chmod(0o755)
