@@ -26,6 +26,7 @@ from containerd_shim_wasm_test_modules import (
     OUTPUT_FLOODER,
     RANDOM,
     SIMPLE_COMPONENT,
+    SLEEPER,
     SPINNER,
     UNREACHABLE,
 )
@@ -474,6 +475,23 @@ def test_a_hundred_guests_get_a_hundred_different_random_numbers(play: Play) -> 
             await asyncio.gather(*(container.run() for container in containers[first : first + 5]))
         assert len({container.stdout for container in containers}) == 100
         assert {len(container.stdout) for container in containers} == {33}
+
+    play(scenario)
+
+
+def test_a_guest_gets_along_with_two_threads_however_many_cpus_there_are(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        limit = _set("linux.resources.pids", {"limit": 2})
+        container = pod.container([WASM], {WASM: HELLO_WORLD.bytes}, change=limit)
+        assert await container.run() == 0, container.stderr
+        sleeper = pod.container([WASM], {WASM: SLEEPER.bytes}, change=limit)
+        pid = await sleeper.create()
+        await sleeper.start()
+        while sleeper.stdout != "ready\n":
+            await asyncio.sleep(0.02)
+        assert len(os.listdir(f"/proc/{pid}/task")) == 2
+        await sleeper.call("Kill", signal=signal.SIGTERM)
+        assert await sleeper.wait() == 143
 
     play(scenario)
 

@@ -63,6 +63,8 @@ class WasmtimeEngine(Engine):
         from .component import LoadedComponent
         from .module import LoadedModule
 
+        # wasmtime's WASI starts a thread a CPU, in each guest's process; one is enough for one guest
+        os.environ.setdefault("TOKIO_WORKER_THREADS", "1")
         flags = int.from_bytes(os.pread(ctx.guest.descriptor, 4, _ELF_FLAGS_OFFSET), "little")
         kind = LoadedComponent if flags & _COMPONENT_FLAG else LoadedModule
         self._loaded = kind(self._warm_engine, ctx.guest.path)
