@@ -9,7 +9,7 @@ from containerd_shim_wasm.paths import parse_entrypoint
     ("arg0", "path", "func", "name"),
     [
         ("hello.wat#foo", "hello.wat", "foo", "hello"),
-        ("/root/hello.wat", "/root/hello.wat", "_start", "hello"),
+        ("/srv/hello.wat", "/srv/hello.wat", "_start", "hello"),
         ("#init", "", "init", None),
         ("", "", "_start", None),
         ("/app/tool.v2.wasm#a#b", "/app/tool.v2.wasm", "a#b", "tool.v2"),
