@@ -15,15 +15,9 @@ BENCHES = Path(__file__).parent.parent / "benches"
 
 @pytest.mark.timeout(180)
 def test_first_figures_are_measured_for_every_contender(containerd: Containerd, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        BENCHES / "first_figures.py",
-        "--runs",
-        "1",
-        "--containerd",
-        containerd.install.directory,
-    ]
-    done = subprocess.run([*command, "--json", tmp_path / "figures.json"], capture_output=True, text=True, check=False)
+    command = [sys.executable, str(BENCHES / "first_figures.py"), "--runs", "1"]
+    command += ["--containerd", containerd.install.directory, "--json", str(tmp_path / "figures.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n|") == 6, "a head, a rule and four rows"
     figures = json.loads((tmp_path / "figures.json").read_text())["figures"]

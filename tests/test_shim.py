@@ -339,10 +339,14 @@ def test_a_client_that_leaves_in_the_middle_of_create_leaves_a_task_that_delete_
         await asyncio.sleep(0.5)
         done = pod.action("delete", container, "-bundle", str(container.bundle))
         assert done.returncode == 0
-        pod.client = None
-        await pod.ensure_started(container)
-        assert await container.wait() == 137
-        await container.delete()
+        pod.client = await Client.connect((first.bundle / "address").read_text())
+        for _ in range(100):
+            await asyncio.sleep(0.05)
+            try:
+                await container.call("State")
+            except NotFoundError:
+                return
+        raise AssertionError("the shim still has the task that containerd has given up")
 
     play(scenario)
 
@@ -371,6 +375,26 @@ def test_delete_after_a_shim_was_killed_removes_every_trace(play: Play) -> None:
     play(scenario)
 
 
+def test_delete_beside_a_living_shim_makes_it_forget_the_container(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        kept, given_up = (pod.container(SLEEP, _sleep_files()) for _ in range(2))
+        for container in (kept, given_up):
+            await container.create()
+            await container.start()
+        assert pod.action("delete", given_up, "-bundle", str(given_up.bundle)).returncode == 0
+        for _ in range(100):
+            await asyncio.sleep(0.05)
+            try:
+                await given_up.call("State")
+            except NotFoundError:
+                break
+        else:
+            raise AssertionError("the shim still has the task")
+        assert (await kept.call("State")).status == 2
+
+    play(scenario)
+
+
 def test_delete_works_when_nothing_was_ever_made(play: Play) -> None:
     async def scenario(pod: Pod) -> None:
         container = pod.container([WASM])
@@ -386,10 +410,16 @@ def test_a_shim_that_is_asked_to_end_by_a_signal_leaves_its_containers(play: Pla
         container = pod.container(["/bin/sleep", "1000"], {"/bin/sleep": Path(BUSYBOX).read_bytes()})
         pid = await container.create()
         await container.start()
+        waiting = asyncio.ensure_future(container.wait())
+        await asyncio.sleep(0.1)
+        began = time.monotonic()
         os.kill(await pod.shim_pid(), signal.SIGTERM)
         deadline = time.monotonic() + 5
         while pod.client is not None and not pod.client.closed and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
+        assert time.monotonic() - began < 3, "a Wait that is under way does not hold the shim up"
+        with pytest.raises(ShimError):
+            await waiting
         assert os.path.exists(f"/proc/{pid}")
         assert pod.action("delete", container, "-bundle", str(container.bundle)).returncode == 0
         pod.client = None
@@ -623,17 +653,28 @@ def _sleep_files() -> dict[str, bytes]:
     return {"/bin/sleep": Path(BUSYBOX).read_bytes()}
 
 
-def test_a_procfs_under_other_mounts_is_out_of_a_guests_reach_too(play: Play) -> None:
+def test_a_procfs_under_another_is_out_of_a_guests_reach_too(play: Play) -> None:
     async def scenario(pod: Pod) -> None:
         def change(spec: dict[str, Any]) -> None:
-            spec["mounts"].append({"destination": "/elsewhere", "type": "tmpfs", "source": "tmpfs", "options": []})
+            spec["mounts"].append({"destination": "/proc", "type": "proc", "source": "proc", "options": []})
 
         container = pod.container([WASM], {WASM: SPINNER.bytes}, change=change)
-        (container.rootfs / "elsewhere").symlink_to("/proc")
         pid = await container.create()
         await container.start()
         assert " - proc " not in Path(f"/proc/{pid}/mountinfo").read_text()
         await container.call("Kill", signal=signal.SIGKILL)
+
+    play(scenario)
+
+
+def test_a_link_of_the_image_leads_no_mount_over_proc(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        for extra in ({"type": "tmpfs", "source": "tmpfs"}, {"type": "bind", "source": "/usr", "options": ["bind"]}):
+            mounts = [*default_spec([])["mounts"], {"destination": "/elsewhere", **extra}]
+            container = pod.container(SLEEP, _sleep_files(), change=_set("mounts", mounts))
+            (container.rootfs / "elsewhere").symlink_to("/proc")
+            with pytest.raises(ShimError, match="leads to /proc"):
+                await container.create()
 
     play(scenario)
 
@@ -704,6 +745,9 @@ def test_a_cgroup_with_strangers_in_it_is_refused_and_they_live_on(play: Play) -
         await first.create()
         with pytest.raises(FailedPreconditionError, match="belongs to another container"):
             await second.create()
+        inside = _set("linux.cgroupsPath", f"/{pod.namespace}/shared/inside")
+        with pytest.raises(FailedPreconditionError, match="belongs to another container"):
+            await pod.container(SLEEP, _sleep_files(), change=inside).create()
         assert (await first.call("State")).status == 1
 
     play(scenario)
@@ -712,7 +756,7 @@ def test_a_cgroup_with_strangers_in_it_is_refused_and_they_live_on(play: Play) -
 def test_runtime_options_are_heard_by_a_shim_that_serves_already(play: Play) -> None:
     async def scenario(pod: Pod) -> None:
         await pod.container([WASM], {WASM: HELLO_WORLD.bytes}).run()
-        for body, procfs in ((b"procfs = true", True), (b"SystemdCgroup = true", False)):
+        for body, procfs in ((b"procfs = true", True), (b"SystemdCgroup = false", False)):
             options = runtime_options_pb2.Options(config_body=body).SerializeToString()
             container = pod.container([WASM], {WASM: SPINNER.bytes})
             pid = await container.create(options=any_pb2.Any(type_url="runtimeoptions.v1.Options", value=options))
@@ -720,6 +764,10 @@ def test_runtime_options_are_heard_by_a_shim_that_serves_already(play: Play) -> 
             assert (" - proc " in Path(f"/proc/{pid}/mountinfo").read_text()) is procfs
             await container.call("Kill", signal=signal.SIGKILL)
             await container.wait()
+        systemd = runtime_options_pb2.Options(config_body=b"SystemdCgroup = true").SerializeToString()
+        container = pod.container([WASM], {WASM: SPINNER.bytes})
+        with pytest.raises(UnimplementedError, match="SystemdCgroup is true"):
+            await container.create(options=any_pb2.Any(type_url="runtimeoptions.v1.Options", value=systemd))
         wrong = runtime_options_pb2.Options(config_body=b"procfs = 3").SerializeToString()
         container = pod.container([WASM], {WASM: SPINNER.bytes})
         with pytest.raises(InvalidArgumentError, match="the runtime option procfs is 3"):

@@ -88,6 +88,22 @@ def test_a_files_end_is_appended_to(tmp_path: Path) -> None:
     assert file.read_text() == "first\nsecond\n"
 
 
+def test_a_file_uri_names_a_file_for_both_streams_that_is_made_with_its_parents(tmp_path: Path) -> None:
+    uri = f"file://{tmp_path}/logs/of%20it/out.log"
+    for _ in range(2):
+        stdio = Stdio("", uri, uri)
+        os.write(stdio.child[1], b"out\n")
+        os.write(stdio.child[2], b"err\n")
+        stdio.close()
+    file = tmp_path / "logs" / "of it" / "out.log"
+    assert file.read_text() == "out\nerr\nout\nerr\n"
+    assert file.stat().st_mode & 0o777 == 0o644
+    with pytest.raises(InvalidArgumentError, match="has no absolute path"):
+        Stdio("", "file://relative", "")
+    with pytest.raises(UnimplementedError, match="stdin"):
+        Stdio(uri, "", "")
+
+
 def test_a_stream_that_cannot_be_opened_is_named_and_leaves_nothing_open(tmp_path: Path) -> None:
     before = open_descriptors()
     good = fifo(tmp_path / "good")
@@ -95,6 +111,6 @@ def test_a_stream_that_cannot_be_opened_is_named_and_leaves_nothing_open(tmp_pat
         Stdio(good, good, "/no/where")
     with pytest.raises(InvalidArgumentError, match=r"stdout .* is neither"):
         Stdio(good, str(tmp_path), "")
-    with pytest.raises(UnimplementedError, match="stdout 'binary:///x' is a log URI"):
+    with pytest.raises(UnimplementedError, match="stdout 'binary:///x' is a URI of a kind"):
         Stdio("", "binary:///x", "")
     assert open_descriptors() == before

@@ -338,7 +338,7 @@ def test_an_unknown_exec_is_not_found_and_its_task_is_left_alone(play: Play) -> 
 
 def test_create_hands_on_what_containerd_said(play: Play) -> None:
     async def scenario(shim: Shim) -> None:
-        body = runtime_options_pb2.Options(config_body=b"SystemdCgroup = true\nother = 1").SerializeToString()
+        body = runtime_options_pb2.Options(config_body=b"SystemdCgroup = false\nother = 1").SerializeToString()
         options = Any(type_url="runtimeoptions.v1.Options", value=body)
         request = task_pb2.CreateTaskRequest(
             id="c1", bundle=shim.bundle, stdin="/in", stdout="/out", stderr="/err", options=options
@@ -354,7 +354,7 @@ def test_create_hands_on_what_containerd_said(play: Play) -> None:
             stderr="/err",
             rootfs=(Mount("bind", "/src", "t", ("rbind", "ro")),),
             options=Encoded("runtimeoptions.v1.Options", body),
-            config={"systemd_cgroup": True, "other": 1},
+            config={"systemd_cgroup": False, "other": 1},
             containerd_address="/run/c.sock",
             trace=TraceContext("00-1-2-01"),
         )
@@ -405,10 +405,19 @@ def test_malformed_options_are_refused_and_runcs_are_understood(play: Play) -> N
     async def scenario(shim: Shim) -> None:
         bad = Any(type_url="runtimeoptions.v1.Options", value=b"\xff")
         await refusal(shim.create(also=task_pb2.CreateTaskRequest(options=bad)), InvalidArgumentError)
-        value = runc_options_pb2.Options(systemd_cgroup=True).SerializeToString()
+        value = runc_options_pb2.Options(binary_name="x").SerializeToString()
         options = Any(type_url="containerd.runc.v1.Options", value=value)
         await shim.create(also=task_pb2.CreateTaskRequest(options=options))
-        assert shim.instances["c1"].config.config == {"systemd_cgroup": True}
+        assert shim.instances["c1"].config.config == {"binary_name": "x"}
+
+    play(scenario)
+
+
+def test_the_systemd_cgroup_driver_is_refused_by_the_options_name(play: Play) -> None:
+    async def scenario(shim: Shim) -> None:
+        body = runtime_options_pb2.Options(config_body=b"SystemdCgroup = true").SerializeToString()
+        also = task_pb2.CreateTaskRequest(options=Any(type_url="runtimeoptions.v1.Options", value=body))
+        assert "SystemdCgroup is true" in await refusal(shim.create(also=also), UnimplementedError)
 
     play(scenario)
 

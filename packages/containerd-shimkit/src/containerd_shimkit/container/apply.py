@@ -198,6 +198,7 @@ def _bind(mount: BindMount, root_fd: int) -> None:
         target = paths.make_file_in_root(root_fd, mount.target)
     try:
         recursive = ms.MS_REC if mount.recursive else 0
+        _refuse_procfs(target, root_fd, mount.target)
         mounts.mount(mount.source, _by_descriptor(target), "", ms.MS_BIND | recursive)
     finally:
         os.close(target)
@@ -211,6 +212,15 @@ def _bind(mount: BindMount, root_fd: int) -> None:
         _propagate(mounted, mount.propagation)
     finally:
         os.close(mounted)
+
+
+def _refuse_procfs(descriptor: int, root_fd: int, target: str) -> None:
+    """Refuse to mount over /proc where a link has led there: the plan has seen to paths that say so themselves."""
+    root, found = (os.readlink(_by_descriptor(each)) for each in (root_fd, descriptor))
+    if f"{found}/".startswith(f"{root}/proc/") and not f"{target}/".startswith("/proc/"):
+        raise OSError(
+            errno.EPERM, "a symbolic link in the image leads to /proc, where nothing else may be mounted", target
+        )
 
 
 def _remount(descriptor: int, flags: int, cleared: int) -> None:
@@ -227,6 +237,8 @@ def _propagate(descriptor: int, propagation: tuple[int, ...]) -> None:
 def _mount_filesystem(mount: FilesystemMount, root_fd: int) -> None:
     target = paths.make_directory_in_root(root_fd, mount.target, 0o755)
     try:
+        if mount.fstype != "proc":
+            _refuse_procfs(target, root_fd, mount.target)
         if mount.fstype in _NO_LINKS:
             # a link, in an image or on a shared volume, would let others move what the masks are to cover
             os.close(paths.openat2(root_fd, mount.target.lstrip("/"), os.O_PATH | os.O_DIRECTORY, 0, _STRICT))

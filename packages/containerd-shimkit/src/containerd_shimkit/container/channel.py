@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 from array import array
 from collections.abc import Mapping, Sequence
@@ -73,7 +74,12 @@ class Channel:
         for level, kind, content in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
-        return (json.loads(data) if data else None), list(descriptors)
+        try:
+            return (json.loads(data) if data else None), list(descriptors)
+        except ValueError:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
 
     async def receive_async(self) -> tuple[Message | None, list[int]]:
         """`receive` for the shim's event loop; when cancelled, no message is lost."""

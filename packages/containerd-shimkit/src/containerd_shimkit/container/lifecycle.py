@@ -123,10 +123,10 @@ class Container:
 
     def kill(self, signal: int, *, all_processes: bool = False) -> None:
         """Send *signal* to the init, or to every process. Raises: NotFoundError when the init has ended."""
-        if all_processes and self._cgroup.signal_all(signal):
-            return  # the init is one of them
         if not self._reaper.kill(self.pid, signal):
             raise NotFoundError(f"container {self.id!r} has ended: there is no process to send signal {signal} to")
+        if all_processes:
+            self._cgroup.signal_all(signal, but=self.pid)
 
     async def delete(self) -> None:
         """End what is left and remove every trace. Raises: ShimError for what would not go; may be called again."""
@@ -159,7 +159,7 @@ class Container:
     def _claim_cgroup(self) -> None:
         """Make sure that the cgroup is nobody else's: deleting a container ends every process in its cgroup."""
         claim = next(iter(self._cgroup.paths.values()))
-        if claim in _claimed or self._cgroup.has_processes():
+        if any(_overlap(claim, other) for other in _claimed) or self._cgroup.has_processes():
             raise FailedPreconditionError(
                 f"linux.cgroupsPath: the cgroup {claim} of container {self.id!r} belongs to another container or has "
                 "processes in it; give each container a path of its own"
@@ -194,7 +194,10 @@ class Container:
         # the init waits for "go": nothing is made before its pid is on record
         self._state = ContainerState(self.id, identify(self.pid), mounted, self._cgroup.paths)
         write_state(bundle, self._state)
-        channel.send({"kind": "go"})
+        try:
+            channel.send({"kind": "go"})
+        except BrokenPipeError:
+            pass  # it has ended already; what it said before is read next
 
     async def _mount_by_helpers(self, target: str) -> tuple[Mount, ...]:
         """Mount what only programs can mount outside of the container's pid namespace; what is left for the init."""
@@ -274,7 +277,10 @@ class Container:
         finally:
             if not answering.done():
                 answering.cancel()
-                await asyncio.gather(answering, return_exceptions=True)
+                (late,) = await asyncio.gather(answering, return_exceptions=True)
+                if not isinstance(late, BaseException):  # it was ready in the same moment
+                    for descriptor in late[1]:
+                        os.close(descriptor)
 
     async def _listen(self, channel: Channel) -> None:
         """Log what a running init reports: why its guest failed. It has one word, for what runs there is not ours."""
@@ -323,6 +329,8 @@ class Container:
             await self.delete()
         except (ShimError, OSError) as error:
             _log.error("container %s could not be cleaned up after its failed create: %s", self.id, error)
+        finally:
+            self._release_cgroup()  # what is left in it, if anything, is found by the next one's look at it
 
     def _close(self) -> None:
         if self._talk is not None:
@@ -342,3 +350,8 @@ def _warn_of_unknown_capabilities(id: str, spec: Spec) -> None:  # noqa: A002
     if unknown:
         names = ", ".join(sorted(set(unknown)))
         _log.warning("container %s asks for capabilities that this kernel does not have: %s", id, names)
+
+
+def _overlap(path: str, other: str) -> bool:
+    """Whether one of two cgroups is the other, or lies in it."""
+    return f"{path}/".startswith(f"{other}/") or f"{other}/".startswith(f"{path}/")

@@ -13,11 +13,13 @@ import fcntl
 import os
 import stat
 from typing import Final
+from urllib.parse import unquote
 
 from ..errors import InvalidArgumentError, NotFoundError, PermissionDeniedError, ShimError, UnimplementedError
 
 __all__ = ["Stdio"]
 
+_FILE_URI: Final = "file://"
 _FLAGS: Final = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
 
@@ -33,7 +35,7 @@ class Stdio:
         try:
             self._open_stdin(stdin)
             for name, path in (("stdout", stdout), ("stderr", stderr)):
-                self._open_output(name, path)
+                self._open_output(name, _make_file(name, path) if path.startswith(_FILE_URI) else path)
         except BaseException:
             self.close()
             raise
@@ -90,10 +92,23 @@ class Stdio:
 
 def _refuse_uris(*paths: str) -> None:
     for name, path in zip(("stdin", "stdout", "stderr"), paths, strict=True):
-        if "://" in path:
+        if "://" in path and (name == "stdin" or not path.startswith(_FILE_URI)):
             raise UnimplementedError(
-                f"{name} {path!r} is a log URI, which this version does not support; give the path of a FIFO or a file"
+                f"{name} {path!r} is a URI of a kind that this version does not support; give a path, or file:///PATH"
             )
+
+
+def _make_file(name: str, uri: str) -> str:
+    """The path of a `file://` URI, whose file is made with its parents where it is missing."""
+    path = unquote(uri.removeprefix(_FILE_URI).partition("?")[0])
+    try:
+        if not os.path.isabs(path):
+            raise InvalidArgumentError(f"{name} {uri!r} has no absolute path; it must be file:///PATH")
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _FLAGS, 0o644))
+    except OSError as error:
+        raise _error(name, path, error) from error
+    return path
 
 
 def _stat(name: str, path: str) -> os.stat_result:

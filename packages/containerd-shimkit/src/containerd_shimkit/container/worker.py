@@ -55,9 +55,10 @@ async def run_in_child(
     """
     ours, theirs = Channel.pair()
     try:
+        parent = os.getpid()
         pid = fork_child()
         if pid == 0:
-            _be_worker(work, theirs, keep, confinement, timeout)
+            _be_worker(work, theirs, keep, confinement, timeout, parent)
         ended = reaper.watch(pid)
         theirs.close()
         try:
@@ -87,9 +88,9 @@ def _be_worker(
     keep: Collection[int],
     confinement: Confinement | None,
     timeout: float,
+    parent: int,
 ) -> None:
     status = 1
-    parent = os.getppid()
     try:
         forget_parent({channel.fileno(), *keep})
         if confinement is not None:

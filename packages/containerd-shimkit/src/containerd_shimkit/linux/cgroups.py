@@ -132,9 +132,12 @@ class CgroupV1:
         """Whether any process is in the group, or below it, in any hierarchy."""
         return bool(_pids_below(self._directories))
 
-    def signal_all(self, signal: int) -> bool:
-        """Send *signal* to every process there is now, and to no other; False when there was none. Raises: OSError."""
-        pids = _pids_below(self._directories)
+    def signal_all(self, signal: int, *, but: int = 0) -> bool:
+        """Send *signal* to every process there is now except *but*, and to no other; False when there was none.
+
+        Raises: OSError.
+        """
+        pids = _pids_below(self._directories) - {but}
         descriptors = {pid: descriptor for pid in pids if (descriptor := _try_pidfd_open(pid)) is not None}
         try:
             # whoever is listed still, now that its descriptor is open, is the one that the descriptor means

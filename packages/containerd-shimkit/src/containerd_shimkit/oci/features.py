@@ -13,6 +13,7 @@ from .mount_options import KNOWN_OPTIONS
 
 __all__ = ["features_document"]
 
+_REFUSED: Final = {"shared", "rshared"}  # by the plan
 _NAMESPACES: Final = ("cgroup", "ipc", "mount", "network", "pid", "uts")
 
 
@@ -22,7 +23,7 @@ def features_document() -> bytes:
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.2.0",
         "hooks": [],
-        "mountOptions": sorted(KNOWN_OPTIONS),
+        "mountOptions": sorted(KNOWN_OPTIONS - _REFUSED),
         "linux": {
             "namespaces": list(_NAMESPACES),
             "cgroup": {"v1": True, "v2": False, "systemd": False, "systemdUser": False, "rdma": False},

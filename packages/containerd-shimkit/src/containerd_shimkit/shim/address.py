@@ -1,7 +1,7 @@
 """Which shim a container belongs to, and where that shim listens.
 
 Containers of one group share a shim: the group's name comes from the container's annotations, the socket's name from
-it. Only the address that `start` prints counts, but names as the Go shims make them are found by their tools too.
+it, hashed as the Go shims hash theirs. Only the address that `start` prints counts.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from ..instance import Encoded
 from ..oci.strict_json import decode_object
 from . import address, messages
 from .args import ShimArgs, parse_args
-from .group import GroupLock, announce, listen, remove_dead_socket
+from .group import GroupLock, announce, forget, listen, remove_dead_socket
 
 if TYPE_CHECKING:
     from ..instance import Instance, InstanceConfig
@@ -157,6 +157,7 @@ def _delete(shim: Shim, args: ShimArgs) -> None:
     pid = clean_up_bundle(bundle)
     if path := _known_socket_path(shim, args, bundle):
         remove_dead_socket(path)
+        forget(path, args.id)
     _write(messages.encode_delete_response(pid, _KILLED, datetime.now(timezone.utc)))
 
 

@@ -20,18 +20,22 @@ from ..wire import WireError, bytes_field, decode_fields
 
 __all__ = [
     "ANNOUNCE_METHOD",
+    "FORGET_METHOD",
     "GROUP_SERVICE",
     "GroupLock",
     "announce",
     "decode_announcement",
+    "forget",
     "listen",
     "remove_dead_socket",
 ]
 
 GROUP_SERVICE: Final = "containerd.shimkit.v1.Group"
 ANNOUNCE_METHOD: Final = "Announce"
+FORGET_METHOD: Final = "Forget"
 
 _ANSWER_TIMEOUT: Final = 10.0
+_FORGET_TIMEOUT: Final = 0.5  # of the 5 s that `delete` has
 _BACKLOG: Final = 512
 _HEADER: Final = 10
 _REQUEST, _RESPONSE = 1, 2
@@ -121,11 +125,26 @@ def announce(path: str, id: str) -> bool:  # noqa: A002
 
     Raises: UnavailableError when one does but gives no answer in time, or one that is not our shim's.
     """
+    return _tell(path, ANNOUNCE_METHOD, id, _ANSWER_TIMEOUT)
+
+
+def forget(path: str, id: str) -> None:  # noqa: A002
+    """Tell a shim that may live at *path* that containerd has given the container *id* up, and will not ask for it.
+
+    It is told, not waited for: `delete` has done what matters.
+    """
+    try:
+        _tell(path, FORGET_METHOD, id, _FORGET_TIMEOUT)
+    except UnavailableError:
+        pass  # it hangs, or is somebody else's
+
+
+def _tell(path: str, method: str, id: str, timeout: float) -> bool:  # noqa: A002
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(_ANSWER_TIMEOUT)
+        connection.settimeout(timeout)
         try:
             connection.connect(path)
-            connection.sendall(_announcement(id))
+            connection.sendall(_request(method, id))
             header = _read(connection, _HEADER)
             body = None if header is None else _read(connection, int.from_bytes(header[:4], "big"))
             if header is None or body is None:
@@ -134,7 +153,7 @@ def announce(path: str, id: str) -> bool:  # noqa: A002
             return False
         except TimeoutError:
             raise UnavailableError(
-                f"the shim at {path} exists but gave no answer within {_ANSWER_TIMEOUT:g} s; "
+                f"the shim at {path} exists but gave no answer within {timeout:g} s; "
                 "if it hangs, end it (its containers are cleaned up by containerd) and try again"
             ) from None
     if header[8] != _RESPONSE or body:  # a success is an empty message; anything else comes from somebody else
@@ -169,9 +188,9 @@ def decode_announcement(payload: bytes) -> str:
     raise InvalidArgumentError("an announcement without an id")
 
 
-def _announcement(id: str) -> bytes:  # noqa: A002
+def _request(method: str, id: str) -> bytes:  # noqa: A002
     """A whole ttrpc request, made by hand: `start` has no time to import a client."""
-    envelope = bytes_field(1, GROUP_SERVICE) + bytes_field(2, ANNOUNCE_METHOD) + bytes_field(3, bytes_field(1, id))
+    envelope = bytes_field(1, GROUP_SERVICE) + bytes_field(2, method) + bytes_field(3, bytes_field(1, id))
     return len(envelope).to_bytes(4, "big") + (1).to_bytes(4, "big") + bytes((_REQUEST, 0)) + envelope
 
 

@@ -19,7 +19,7 @@ from ..task.service import TaskService
 from ..ttrpc.aio.server import Call, Handler, Server
 from .args import ShimArgs
 from .bootstrap import Shim
-from .group import ANNOUNCE_METHOD, GROUP_SERVICE, GroupLock, decode_announcement
+from .group import ANNOUNCE_METHOD, FORGET_METHOD, GROUP_SERVICE, GroupLock, decode_announcement
 from .logger import BundleLogHandler
 from .messages import StartInput, shim_cgroup_of
 from .publisher import Publisher
@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 _ANNOUNCED_FOR: Final = 60.0  # seconds that a shim waits for the Create that a `start` has announced
 _LOCK_RETRY: Final = 0.02
 _FLUSH_TIMEOUT: Final = 5.0
+_LEAVE_GRACE: Final = 0.5
 
 
 def serve(shim: Shim, args: ShimArgs, listener: socket.socket, bundle: str, request: StartInput) -> None:
@@ -89,6 +90,7 @@ class _Serving:
         self._announced: dict[str, asyncio.TimerHandle] = {}
         self._ended = asyncio.Event()
         self._is_gone = False
+        self._grace = _FLUSH_TIMEOUT
 
     async def run(self) -> None:
         """Serve until the group has ended."""
@@ -96,7 +98,7 @@ class _Serving:
         Reaper.current()
         for number in (signal.SIGTERM, signal.SIGINT):
             # containers are left as they are: containerd sees the connection close and runs `delete` for each
-            loop.add_signal_handler(number, self._ended.set)
+            loop.add_signal_handler(number, self._leave)
         self._publisher.start()
         self._tasks = TaskService(
             self._args.namespace,
@@ -114,9 +116,14 @@ class _Serving:
         _log.info("serving %s at %s", self._shim.name, self._path)
         await self._ended.wait()
         self._let_go_of_socket()
-        await server.close(grace=_FLUSH_TIMEOUT)
+        await server.close(grace=self._grace)
         await self._publisher.close(_FLUSH_TIMEOUT)
         _log.info("the shim has ended")
+
+    def _leave(self) -> None:
+        """End by a signal, soon: somebody always waits for a task here, and would be waited for."""
+        self._grace = _LEAVE_GRACE
+        self._ended.set()
 
     def _make_instance(self, id: str, config: InstanceConfig) -> Instance:  # noqa: A002
         self._handler.add(id, config.bundle)
@@ -132,7 +139,14 @@ class _Serving:
             self._announce(decode_announcement(payload))
             return b""
 
-        return {ANNOUNCE_METHOD: announce}
+        async def forget(call: Call, payload: bytes) -> bytes:
+            del call
+            id = decode_announcement(payload)  # noqa: A001
+            self._withdraw(id)
+            self._tasks.abandon(id)
+            return b""
+
+        return {ANNOUNCE_METHOD: announce, FORGET_METHOD: forget}
 
     def _announce(self, id: str) -> None:  # noqa: A002
         """Stay for the container *id*, which a `start` is making, for a while."""

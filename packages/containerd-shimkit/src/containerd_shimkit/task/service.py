@@ -23,6 +23,7 @@ from ..errors import (
     InternalError,
     InvalidArgumentError,
     NotFoundError,
+    ShimError,
     UnavailableError,
     UnimplementedError,
 )
@@ -46,6 +47,7 @@ SERVICES: Final = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 MAX_SIGNAL: Final = 64  # SIGRTMAX of Linux, signal(7)
 SHUTDOWN_DELAY: Final = 0.02
 FORGOTTEN_SHUTDOWN: Final = 10.0
+ABANDONED_END: Final = 10.0
 _PROCESS_DETAILS: Final = "containerd.runc.v1.ProcessDetails"
 
 _logger = logging.getLogger(__name__)
@@ -228,6 +230,24 @@ class TaskService:
         """Refuse every Create from now on: the shim ends."""
         self._is_closed = True
 
+    def abandon(self, id: str) -> None:  # noqa: A002  (containerd's word)
+        """Remove the task *id*, if there is one, in the background: containerd has given it up, and asks no more."""
+        task = self._tasks.get(id)
+        if task is None:
+            return
+        self._owes_shutdown = True
+        work = asyncio.ensure_future(self._remove_abandoned(task))
+        self._running.add(work)
+        work.add_done_callback(self._running.discard)
+
+    async def _remove_abandoned(self, task: Task) -> None:
+        try:
+            if task.end is None:
+                await asyncio.wait_for(task.wait(), ABANDONED_END)  # `delete` has killed it
+            await self._remove(task)
+        except (ShimError, OSError, asyncio.TimeoutError) as error:
+            _logger.warning("task %s was given up by containerd, and cannot be removed: %s", task.id, error)
+
     def _forget(self, task: Task) -> None:
         del self._tasks[task.id]
         self._on_forget(task.id)
@@ -313,6 +333,12 @@ def _instance_config(
             f"bundle {shorten(request.bundle)} of task {request.id!r} must be the absolute path of a directory"
         )
     options = Encoded(request.options.type_url, request.options.value)
+    parsed = parse_options(options)
+    if parsed.systemd_cgroup:
+        raise UnimplementedError(
+            f"Create of task {request.id!r}: the runtime option SystemdCgroup is true, but this version has no systemd "
+            "cgroup driver; set it to false, and the kubelet's cgroupDriver to cgroupfs"
+        )
     return InstanceConfig(
         bundle=request.bundle,
         namespace=namespace,
@@ -321,7 +347,7 @@ def _instance_config(
         stderr=request.stderr,
         rootfs=tuple(Mount(each.type, each.source, each.target, tuple(each.options)) for each in request.rootfs),
         options=options,
-        config=parse_options(options).config,
+        config=parsed.config,
         containerd_address=containerd_address,
         trace=trace,
     )
