@@ -112,13 +112,13 @@ def _spawn(shim: Shim, args: ShimArgs, listener: socket, bundle: str, request: m
 
 def _detach(keep: int) -> None:
     """Leave containerd's session and descriptors: `start` is over for it when both of its pipes are closed."""
+    from ..linux.process import close_descriptors
+
     os.setsid()
     null = os.open("/dev/null", os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
-    limit = 1 << 16
-    os.closerange(3, keep)
-    os.closerange(keep + 1, limit)
+    close_descriptors({keep})
 
 
 def _log_failure(shim: Shim, error: BaseException) -> None:
