@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 from containerd_shimkit import InternalError
-from containerd_shimkit.container.state import STATE_FILE, ContainerState, read_state, remove_state, write_state
+from containerd_shimkit.container.state import (
+    REMOVED_FILE,
+    STATE_FILE,
+    ContainerState,
+    read_state,
+    remove_state,
+    write_state,
+)
 from containerd_shimkit.linux.pidfd import identify
 
 
@@ -23,7 +30,7 @@ def test_a_state_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert os.stat(tmp_path / STATE_FILE).st_mode & 0o777 == 0o600
     remove_state(bundle)
     remove_state(bundle)
-    assert os.listdir(bundle) == []
+    assert os.listdir(bundle) == [REMOVED_FILE], "so that `delete` sees it at a glance"
 
 
 @pytest.mark.parametrize(

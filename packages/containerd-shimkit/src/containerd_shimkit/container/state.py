@@ -15,9 +15,10 @@ from typing import Final
 from ..errors import InternalError
 from ..linux.pidfd import ProcessIdentity
 
-__all__ = ["STATE_FILE", "ContainerState", "read_state", "remove_state", "write_state"]
+__all__ = ["REMOVED_FILE", "STATE_FILE", "ContainerState", "read_state", "remove_state", "write_state"]
 
 STATE_FILE: Final = "shim-state.json"
+REMOVED_FILE: Final = "shim-removed"  # what becomes of it when nothing is left: `delete` sees that at a glance
 _VERSION: Final = 1
 
 
@@ -76,8 +77,11 @@ def read_state(bundle: str) -> ContainerState | None:
 
 def remove_state(bundle: str) -> None:
     """Forget the container: the last step of its removal."""
-    for name in (STATE_FILE, f".{STATE_FILE}"):
-        try:
-            os.unlink(os.path.join(bundle, name))
-        except FileNotFoundError:
-            pass
+    try:
+        os.rename(os.path.join(bundle, STATE_FILE), os.path.join(bundle, REMOVED_FILE))
+    except FileNotFoundError:
+        pass
+    try:
+        os.unlink(os.path.join(bundle, f".{STATE_FILE}"))
+    except FileNotFoundError:
+        pass

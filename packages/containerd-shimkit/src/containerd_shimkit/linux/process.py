@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from collections.abc import Collection
@@ -11,8 +12,10 @@ from .libc import last_error, libc, syscall
 
 __all__ = [
     "close_descriptors",
+    "detach",
     "join_new_session_keyring",
     "set_child_subreaper",
+    "set_command_line",
     "set_dumpable",
     "set_name",
     "set_no_new_privs",
@@ -65,6 +68,37 @@ def set_name(name: str) -> None:
     """Set the thread's name, as ps(1) shows it: 15 bytes of it, cut between characters. Raises: OSError."""
     cut = os.fsencode(name)[:15].decode(errors="ignore").encode().replace(b"\0", b"")
     syscall("prctl", _PR_SET_NAME, cut, 0, 0, 0)
+
+
+def set_command_line(text: str) -> None:
+    """Show *text* as this process's command line, as ps(1) prints it, as far as what it was executed with has room.
+
+    The kernel shows the memory that the arguments were put into; what cannot be found or written is left as it is.
+    Source: proc_pid_cmdline(5), fields 48 and 49 of proc_pid_stat(5).
+    """
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    start, end = int(fields[45]), int(fields[46])
+    if not 0 < start < end:
+        return  # not told to those who may not trace this process
+    # the last byte must not be 0: that is how the kernel knows that a program has written its own
+    content = os.fsencode(text).replace(b"\0", b" ")[: end - start - 2].ljust(end - start - 1, b"\0") + b" "
+    ctypes.memmove(start, content, len(content))
+
+
+def detach(keep: Collection[int]) -> None:
+    """Let go of whoever started this process: a session of its own, /dev/null for 0 to 2, no descriptors but *keep*.
+
+    Raises: OSError.
+    """
+    try:
+        os.setsid()
+    except PermissionError:
+        pass  # it leads one already
+    null = os.open("/dev/null", os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    close_descriptors(keep)
 
 
 def close_descriptors(keep: Collection[int], from_fd: int = 3) -> None:

@@ -16,10 +16,11 @@ from ..task.identifiers import check_identifier, shorten
 
 __all__ = ["Action", "ShimArgs", "parse_args"]
 
-Action: TypeAlias = Literal["", "start", "delete", "serve"]
+Action: TypeAlias = Literal["", "start", "delete", "serve", "zygote"]
 
-_ACTIONS: Final = ("start", "delete", "serve")
-_STRINGS: Final = ("namespace", "id", "address", "publish-binary", "bundle", "socket")
+_ACTIONS: Final = ("start", "delete", "serve", "zygote")
+# `padding` makes room in a zygote's command line, in which its children show what they are
+_STRINGS: Final = ("namespace", "id", "address", "publish-binary", "bundle", "socket", "padding")
 _BOOLEANS: Final[Mapping[str, str]] = {"debug": "debug", "info": "info", "v": "version", "version": "version"}
 _TRUE: Final = frozenset(["1", "t", "T", "true", "TRUE", "True"])
 _FALSE: Final = frozenset(["0", "f", "F", "false", "FALSE", "False"])
@@ -112,6 +113,10 @@ def _check(args: ShimArgs) -> None:
         raise InvalidArgumentError(
             f"no action is given: it must be one of {', '.join(_ACTIONS)} (or -v, or -info); containerd gives it last"
         )
+    if args.action == "zygote":
+        if not args.socket.startswith("/"):
+            raise InvalidArgumentError("the action zygote is the program's own, and needs its -socket: use `start`")
+        return
     check_identifier(args.namespace, "namespace (flag -namespace)")
     check_identifier(args.id, "id (flag -id)")
 

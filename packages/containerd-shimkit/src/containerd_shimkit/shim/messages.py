@@ -7,6 +7,7 @@ Source: containerd, api/runtime/bootstrap/v1, api/runtime/task/v2, api/types/int
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,6 +30,7 @@ __all__ = [
     "parse_any",
     "parse_start_input",
     "shim_cgroup_of",
+    "shim_title",
     "version_text",
 ]
 
@@ -123,6 +125,11 @@ def version_text(program: str, runtime: str, version: str, revision: str) -> str
     """What `-v` prints: the program and, a line each, what it is; `<none>` for what is not known."""
     lines = {"Runtime": runtime, "Version": version, "Revision": revision}
     return f"{program}:\n" + "".join(f"  {key}: {value or '<none>'}\n" for key, value in lines.items())
+
+
+def shim_title(words: Sequence[str]) -> str:
+    """The command line that a shim made for the command *words* shows: as if it had been executed by itself."""
+    return " ".join([posixpath.basename(words[0]), *words[1:]])
 
 
 _Fields = Sequence[tuple[int, int | bytes]]

@@ -17,15 +17,15 @@ from ..linux import process
 from ..linux.rlimits import raise_descriptor_limit
 from ..task.service import TaskService
 from ..ttrpc.aio.server import Call, Handler, Server
+from .actions import Service, Shim
 from .args import ShimArgs
-from .bootstrap import Shim
 from .group import ANNOUNCE_METHOD, FORGET_METHOD, GROUP_SERVICE, GroupLock, decode_announcement
 from .logger import BundleLogHandler
-from .messages import StartInput, shim_cgroup_of
+from .messages import shim_cgroup_of
 from .publisher import Publisher
 from .reaper import Reaper
 
-__all__ = ["serve"]
+__all__ = ["prepare", "serve"]
 
 _log = logging.getLogger(__name__)
 
@@ -35,23 +35,25 @@ _FLUSH_TIMEOUT: Final = 5.0
 _LEAVE_GRACE: Final = 0.5
 
 
-def serve(shim: Shim, args: ShimArgs, listener: socket.socket, bundle: str, request: StartInput) -> None:
-    """Serve tasks on *listener* until the last one has gone; returns when the process may end.
-
-    Everything is imported and loaded first, then imports are closed, then the first request is read.
-    """
-    handler = BundleLogHandler()
-    handler.add(args.id, bundle)
-    logging.basicConfig(level=logging.DEBUG if args.debug else logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)  # at debug it tells of itself, not of containers
-    _set_up_process(shim_cgroup_of(request.options))
+def prepare(shim: Shim) -> None:
+    """Import and load all that serving needs, then close imports; a process does it once, and may fork shims then."""
     shim.warm()
     pin_libraries()
     close_imports()
-    gc.collect()
+
+
+def serve(shim: Shim, service: Service) -> None:
+    """Serve a group's tasks until the last one has gone, in a process that is prepared; returns when it may end."""
+    args, request = service.args, service.request
+    handler = BundleLogHandler()
+    handler.add(args.id, service.bundle)
+    logging.basicConfig(level=logging.DEBUG if args.debug else logging.INFO, handlers=[handler], force=True)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)  # at debug it tells of itself, not of containers
+    _set_up_process(shim_cgroup_of(request.options))
     gc.freeze()  # what exists now is shared with every child; a collection there must not touch it
     events = request.bootstrap.containerd_ttrpc_address if request.bootstrap else ""
-    asyncio.run(_Serving(shim, args, handler, listener, events or os.environ.get("TTRPC_ADDRESS", "")).run())
+    serving = _Serving(shim, args, handler, service.listener, events or os.environ.get("TTRPC_ADDRESS", ""))
+    asyncio.run(serving.run())
 
 
 def _set_up_process(shim_cgroup: str) -> None:

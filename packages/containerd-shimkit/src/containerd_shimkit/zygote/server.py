@@ -1,0 +1,343 @@
+"""The zygote: imports everything, then only forks. One thread, no event loop, no state that matters: killing it loses
+nothing.
+
+A caller connects, sends its request, and hears "accepted" before anything is done for it; from then on a child of the
+zygote holds the connection, does what was asked, and replies. After a `start` that child becomes the shim. What needs
+no child (`-v`, `-info`, a `delete` after which nothing is left to remove) is answered by the zygote itself.
+
+The zygote never opens a path that a caller names: it could hang there, and everybody with it. That is a child's work.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import gc
+import os
+import select
+import signal
+import socket
+import struct
+import time
+from collections import deque
+from typing import Final, NoReturn
+
+from ..errors import ShimError
+from ..linux import process
+from ..shim.actions import Shim, failure, perform, runtime_info, version_text
+from ..shim.args import ShimArgs, parse_args
+from ..shim.messages import MAX_INPUT_BYTES, shim_title
+from . import messages
+from .client import ensure_directory, say_ready
+from .identity import Identity
+from .messages import Reply, Request
+from .naming import entry_command, socket_path
+from .quick_delete import delete_response
+
+__all__ = ["run_zygote"]
+
+_BACKLOG: Final = 4096  # the kernel cuts it to net.core.somaxconn
+_IDLE_SECONDS: Final = 3600.0  # after the last of its shims has gone
+_TICK: Final = 60.0  # seconds between two looks at whether it is needed still
+_REQUEST_SECONDS: Final = 2.0  # that a caller has for sending its request
+_UCRED: Final = struct.Struct("3i")
+_ROOM: Final = socket.CMSG_SPACE(messages.DESCRIPTORS * 4)
+_PIECE: Final = 1 << 16
+
+
+def run_zygote(shim: Shim, path: str) -> int:
+    """Be the zygote of *shim* that listens at *path*, until it is needed no more; the process's exit status.
+
+    What goes wrong before it listens is said on standard error, which whoever started it reads.
+    """
+    process.close_descriptors(set())
+    os.chdir("/")
+    os.umask(0o077)
+    from ..shim.serve import prepare
+
+    fixed = (version_text(shim, f"containerd-shim-{shim.name}-v1"), runtime_info(shim))
+    prepare(shim)
+    ensure_directory(os.path.dirname(path))
+    if path != socket_path(entry_command(), os.path.dirname(path)):
+        os.write(2, b"its context is another than its caller's\n")
+        return 1
+    zygote = _Zygote(shim, path, fixed)
+    gc.collect()
+    gc.freeze()  # what exists now is shared with every child; a collection there must not touch it
+    process.set_name("shim-zygote")
+    process.set_command_line(f"containerd-shim-{shim.name}-v1 zygote")
+    say_ready()
+    zygote.run()
+    return 0
+
+
+class _Caller:
+    """One connection whose request is on its way, or has come and waits for its turn."""
+
+    __slots__ = ("_descriptors", "_since", "connection", "data")
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.data = bytearray()
+        self._descriptors: list[int] = []
+        self._since = time.monotonic()
+
+    @property
+    def is_late(self) -> bool:
+        return time.monotonic() - self._since > _REQUEST_SECONDS
+
+    @property
+    def directory(self) -> int:
+        return self._descriptors[0]
+
+    @property
+    def stdin(self) -> int:
+        return self._descriptors[1]
+
+    def receive(self) -> bool:
+        """Take what has come; whether the request is whole. Raises: OSError, ShimError, EOFError."""
+        while True:
+            try:
+                data, ancillary, _flags, _address = self.connection.recvmsg(_PIECE, _ROOM, socket.MSG_CMSG_CLOEXEC)
+            except BlockingIOError:
+                return False
+            for level, kind, content in ancillary:
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                    self._descriptors += array.array("i", content[: len(content) - len(content) % 4])
+            if not data:
+                raise EOFError
+            self.data += data
+            if len(self.data) < messages.HEADER_SIZE:
+                continue
+            size = messages.request_size(bytes(self.data[: messages.HEADER_SIZE]))
+            if len(self.data) >= size:
+                if len(self.data) > size or len(self._descriptors) != messages.DESCRIPTORS:
+                    raise EOFError
+                return True
+
+    def close(self) -> None:
+        self.connection.close()
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+
+class _Zygote:
+    """The listener, its callers, its children."""
+
+    def __init__(self, shim: Shim, path: str, fixed: tuple[bytes, bytes]) -> None:
+        self._shim = shim
+        self._path = path
+        self._identity = Identity()
+        self._listener = _listen(path)
+        self._own = os.stat(path)
+        self._fixed = fixed  # what -v and -info print
+        self._poll = select.poll()
+        self._coming: dict[int, _Caller] = {}
+        self._accepted: deque[tuple[_Caller, Request]] = deque()
+        self._children = 0
+        self._idle_since = time.monotonic()
+        self._is_over = False
+
+    def run(self) -> None:
+        """Serve until nobody needs this zygote, or it is not the current one."""
+        woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, _note)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        self._poll.register(self._listener, select.POLLIN)
+        self._poll.register(woken, select.POLLIN)
+        while not self._is_over:
+            for descriptor, _events in self._poll.poll(_TICK * 1000):
+                if descriptor == woken:
+                    os.read(woken, _PIECE)
+                elif descriptor in self._coming:
+                    self._hear(self._coming[descriptor])
+            self._accept()
+            while self._accepted:
+                self._serve(*self._accepted.popleft())
+                self._accept()  # who comes meanwhile hears at once that it has been heard
+            self._collect()
+            self._look_around()
+        self._let_go()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _address = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+                    time.sleep(0.01)  # children hold none of ours: it passes
+                return
+            connection.setblocking(False)
+            if not _is_our_own(connection):
+                connection.close()
+                continue
+            caller = _Caller(connection)
+            self._coming[connection.fileno()] = caller
+            self._poll.register(connection, select.POLLIN)
+            self._hear(caller)
+
+    def _hear(self, caller: _Caller) -> None:
+        """Take what *caller* has sent; accept its request when it is whole."""
+        try:
+            if not caller.receive():
+                return
+            request = messages.decode_request(bytes(caller.data))
+            if not self._is_current():
+                raise EOFError
+            caller.connection.send(messages.ACCEPTED)
+        except (OSError, ShimError, EOFError):
+            self._forget(caller)
+            caller.close()
+            return
+        self._forget(caller)
+        self._accepted.append((caller, request))
+
+    def _forget(self, caller: _Caller) -> None:
+        self._poll.unregister(caller.connection)
+        del self._coming[caller.connection.fileno()]
+
+    def _is_current(self) -> bool:
+        """Whether the code in memory is the code on disk; while it is being replaced, the old is what works."""
+        verdict = self._identity.check()
+        if verdict.is_current or not verdict.is_settled:
+            return True
+        self._is_over = True
+        return False
+
+    def _serve(self, caller: _Caller, request: Request) -> None:
+        """Answer without a child, or have a child do it, which closes its caller's connection."""
+        try:
+            args = parse_args(request.words[1:])
+            reply = self._answer_at_once(args, caller)
+        except ShimError as error:
+            args, reply = ShimArgs(), failure(self._shim, error)
+        self._idle_since = time.monotonic()
+        try:
+            if reply is not None:
+                _send_reply(caller.connection, reply)
+            else:
+                self._fork(caller, request, args)
+        except OSError:
+            pass  # the end of its connection tells the caller that nobody works for it: it does so itself
+        finally:
+            caller.close()
+
+    def _answer_at_once(self, args: ShimArgs, caller: _Caller) -> Reply | None:
+        version, info = self._fixed
+        if args.version:
+            return Reply(0, version)
+        if args.info:
+            return Reply(0, info)
+        response = delete_response(args.bundle, caller.directory) if args.action == "delete" else None
+        return None if response is None else Reply(0, response)
+
+    def _fork(self, caller: _Caller, request: Request, args: ShimArgs) -> None:
+        if os.fork() == 0:
+            self._be_child(caller, request, args)
+        self._children += 1
+
+    def _be_child(self, caller: _Caller, request: Request, args: ShimArgs) -> NoReturn:
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.setsid()
+            connection, stdin = caller.connection, caller.stdin
+            os.fchdir(caller.directory)
+            process.close_descriptors({connection.fileno(), stdin})
+            os.environ.update(request.environment)
+            os.umask(0o022)
+            process.set_command_line(shim_title(request.words))
+            connection.setblocking(True)
+            status = _carry_out(self._shim, args, request.words[0], connection, stdin)
+        except BaseException as error:
+            from ..shim.bootstrap import log_failure
+
+            log_failure(self._shim, error)
+        finally:
+            os._exit(status)
+
+    def _collect(self) -> None:
+        while self._children:
+            try:
+                pid, _status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                self._children = 0
+                return
+            if pid == 0:
+                return
+            self._children -= 1
+            self._idle_since = time.monotonic()
+
+    def _look_around(self) -> None:
+        for caller in [each for each in self._coming.values() if each.is_late]:
+            self._forget(caller)
+            caller.close()
+        idle = not self._children and time.monotonic() - self._idle_since > _IDLE_SECONDS
+        self._is_over = self._is_over or idle or not self._stands_there()
+
+    def _stands_there(self) -> bool:
+        """Whether the socket at the path is ours: another zygote comes when this one has not answered."""
+        try:
+            return os.path.samestat(os.stat(self._path, follow_symlinks=False), self._own)
+        except FileNotFoundError:
+            return False
+
+    def _let_go(self) -> None:
+        if self._stands_there():
+            os.unlink(self._path)
+        self._listener.close()
+
+
+def _carry_out(shim: Shim, args: ShimArgs, program: str, connection: socket.socket, stdin: int) -> int:
+    """In the child: do what was asked, reply, and after a `start` that found no shim be the shim."""
+
+    def read_input() -> bytes:
+        connection.send(messages.COMMITTED)  # what is read now nobody can read again
+        with open(stdin, "rb", closefd=False) as file:
+            return file.read(MAX_INPUT_BYTES + 1)
+
+    outcome = perform(shim, args, program, read_input)
+    _send_reply(connection, outcome.reply)
+    if outcome.service is None:
+        return outcome.reply.status
+    connection.close()
+    process.detach({outcome.service.listener.fileno()})
+    from ..shim.serve import serve
+
+    serve(shim, outcome.service)
+    return 0
+
+
+def _send_reply(connection: socket.socket, reply: Reply) -> None:
+    data = messages.encode_reply(reply)
+    sent = connection.send(data)
+    if sent < len(data):
+        connection.setblocking(True)
+        connection.sendall(data[sent:])
+
+
+def _listen(path: str) -> socket.socket:
+    """A listener at *path*, in the place of whatever is there, from one moment to the next."""
+    temporary = f"{path}.{os.getpid()}"
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    previous = os.umask(0o177)
+    try:
+        listener.bind(temporary)
+    finally:
+        os.umask(previous)
+    listener.listen(_BACKLOG)
+    os.rename(temporary, path)
+    return listener
+
+
+def _is_our_own(connection: socket.socket) -> bool:
+    _pid, uid, gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return (uid, gid) == (os.geteuid(), os.getegid())
+
+
+def _note(number: int, frame: object) -> None:
+    """Nothing: that a child has ended is seen by the wake-up."""
+    del number, frame
