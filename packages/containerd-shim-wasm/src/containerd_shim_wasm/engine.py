@@ -12,7 +12,7 @@ from containerd_shimkit import InvalidArgumentError
 from .binary import HEAD_SIZE, FileKind, file_kind
 from .context import RuntimeContext, WasmLayer
 
-__all__ = ["DEFAULT_LAYER_TYPES", "Engine", "Settings"]
+__all__ = ["DEFAULT_LAYER_TYPES", "Engine", "Settings", "make_warm", "warm_engine"]
 
 DEFAULT_LAYER_TYPES: Final = (
     "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm",
@@ -108,6 +108,28 @@ class Engine(ABC):
         Descriptors that this opens and leaves open live as long as the guest.
         """
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # sent to a helper, which is a copy of the shim: it has the same engine, as warm as this one
+        return (warm_engine, (type(self), self.settings))
+
     def version_details(self) -> str:
         """One line about the engine itself for `-v`: its name and version. Called without `warm`."""
         return ""
+
+
+_warm: dict[tuple[type[Engine], Settings], Engine] = {}
+
+
+def make_warm(kind: type[Engine], settings: Settings) -> Engine:
+    """The engine of *kind* with *settings*, one for all containers; warmed up when it is asked for the first time."""
+    engine = _warm.get((kind, settings))
+    if engine is None:
+        engine = kind(settings)
+        engine.warm()  # before anybody gets it: an engine that failed to warm up is none
+        _warm[kind, settings] = engine
+    return engine
+
+
+def warm_engine(kind: type[Engine], settings: Settings) -> Engine:
+    """An engine that this process, or the one that it is a fork of, has warmed up. Raises: LookupError."""
+    return _warm[kind, settings]

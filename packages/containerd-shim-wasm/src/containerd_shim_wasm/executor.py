@@ -1,14 +1,14 @@
-"""`WasmExecutor`: in a container's init, finds the program, asks the shim what to do with it, and runs it."""
+"""`WasmExecutor`: in a container's init, finds the program, decides what it is, has wasm compiled, and runs it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Final
 
-from containerd_shimkit import TraceContext
-from containerd_shimkit.container.channel import Channel, Message
+from containerd_shimkit import InvalidArgumentError, TraceContext
+from containerd_shimkit.container.channel import Channel
 from containerd_shimkit.container.executor import (
     Executor,
     Found,
@@ -23,14 +23,13 @@ from containerd_shimkit.oci.spec import Process
 
 from .binary import HEAD_SIZE, FileKind, file_kind
 from .context import Guest, RuntimeContext
-from .decision import Candidate
+from .decision import Candidate, Refuse, RunNative, decide
 from .engine import Engine
 from .paths import parse_entrypoint
 
-__all__ = ["FAILED", "WasmExecutor", "candidate_from"]
+__all__ = ["FAILED", "WasmExecutor"]
 
 FAILED: Final = 137  # what users of wasm shims know as "the guest failed", whatever the reason
-_MOST: Final = 8  # descriptors that go to the shim with one question
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +50,25 @@ class WasmExecutor:
         self._context: RuntimeContext | None = None
 
     def prepare(self, inside: Inside) -> Preparation:
-        """Look the entrypoint up, let the shim decide, and have the engine load what it will run."""
+        """Look the entrypoint up and decide; for wasm, have the shim compile it and the engine load it.
+
+        Raises: InvalidArgumentError, with a reason for each place, when nothing there runs; ShimError.
+        """
         places = list(self._places(inside))
-        wasm = [place for place in places if place.found and place.candidate.handled][:_MOST]
-        question: Message = {"candidates": [_to_message(place.candidate) for place in places]}
-        answer, given = inside.ask(question, [place.found.descriptor for place in wasm if place.found])
-        if answer["run"] == "native":
+        decision = decide([place.candidate for place in places])
+        if isinstance(decision, Refuse):
+            raise InvalidArgumentError(
+                f"container {self._id!r} has nothing to run: process.args[0] is {self._process.args[0]!r} "
+                f"({'; '.join(decision.reasons)})"
+            )
+        if isinstance(decision, RunNative):
             self._native = LinuxExecutor(self._process)
-            self._native.use(answer["path"])
+            self._native.use(decision.path)
             return Preparation()
-        return self._load(inside, places[int(answer["index"])], given)
+        found = places[decision.index].found
+        assert found is not None, "a place without a file was chosen"
+        answer, given = inside.ask({"compile": decision.path}, [found.descriptor])
+        return self._load(inside, Guest(given[0], compiled=True) if answer["compiled"] else Guest(found.descriptor))
 
     def run(self, channel: Channel) -> int:
         """Run the guest; why it failed goes to its own stderr and, for the log, to the shim."""
@@ -76,9 +84,7 @@ class WasmExecutor:
             channel.send({"kind": "failed", "message": f"the guest failed: {message}"[:16384]})
             return FAILED
 
-    def _load(self, inside: Inside, place: _Place, given: list[int]) -> Preparation:
-        assert place.found is not None, "the shim chose a place without a file"
-        guest = Guest(given[0], compiled=True) if given else Guest(place.found.descriptor)
+    def _load(self, inside: Inside, guest: Guest) -> Preparation:
         self._context = self._context_for(guest, inside)
         before = _open_descriptors()
         self._engine.load(self._context)
@@ -118,16 +124,6 @@ class WasmExecutor:
             annotations=inside.annotations,
             trace=self._trace,
         )
-
-
-def _to_message(candidate: Candidate) -> Message:
-    return {**asdict(candidate), "kind": candidate.kind.name}
-
-
-def candidate_from(message: Message) -> Candidate:
-    """The candidate that a question's entry describes."""
-    fields: dict[str, Any] = {**message, "kind": FileKind[message["kind"]]}
-    return Candidate(**fields)
 
 
 def _open_descriptors() -> set[int]:

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from containerd_shimkit import ExitStatus, InstanceConfig, InvalidArgumentError, span
+from containerd_shimkit import ExitStatus, InstanceConfig, span
 from containerd_shimkit.container.channel import Message
 from containerd_shimkit.container.executor import Executor
 from containerd_shimkit.container.instance import ContainerInstance
 from containerd_shimkit.oci.spec import Spec
 
-from .decision import Refuse, RunNative, decide
 from .engine import Engine
-from .executor import FAILED, WasmExecutor, candidate_from
+from .executor import FAILED, WasmExecutor
 from .loader import compile_guest
 
 __all__ = ["WasmInstance"]
@@ -31,30 +30,19 @@ class WasmInstance(ContainerInstance):
         self._engine = engine
         self._is_wasm = False
         self._asked: int | None = None
-        self._args0 = ""
 
     def make_executor(self, spec: Spec) -> Executor:
         if spec.process is None or not spec.process.args:
             return super().make_executor(spec)
-        self._args0 = spec.process.args[0]
         return WasmExecutor(self.id, self._engine, spec.process, self.config.trace)
 
     async def answer(self, question: Message, descriptors: Sequence[int]) -> tuple[Message, Sequence[int]]:
-        """Decide what the container runs; for wasm, have it compiled first."""
-        places = [candidate_from(entry) for entry in question["candidates"]]
-        decision = decide(places)
-        if isinstance(decision, Refuse):
-            raise InvalidArgumentError(
-                f"container {self.id!r} has nothing to run: process.args[0] is {self._args0!r} "
-                f"({'; '.join(decision.reasons)})"
-            )
-        if isinstance(decision, RunNative):
-            return {"run": "native", "path": decision.path}, ()
+        """Have the program that the init has chosen compiled: it is wasm."""
+        if "compile" not in question:
+            return await super().answer(question, descriptors)
         self._is_wasm = True
-        sent = [index for index, place in enumerate(places) if not place.problem and place.handled]
-        guest = descriptors[sent.index(decision.index)]
-        compiled = await compile_guest(self._engine, guest, self.config.trace)
-        return {"run": "wasm", "index": decision.index}, () if compiled is None else (compiled,)
+        compiled = await compile_guest(self._engine, descriptors[0], self.config.trace)
+        return {"compiled": compiled is not None}, () if compiled is None else (compiled,)
 
     async def create(self) -> int:
         with span("create", self.config.trace, engine=self._engine.name):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from containerd_shimkit.shim.bootstrap import Shim, main
 
-from .engine import Engine, Settings
+from .engine import Engine, make_warm
 
 if TYPE_CHECKING:
     from containerd_shimkit import Instance, InstanceConfig
@@ -23,23 +23,15 @@ def run_shim(engine: type[Engine]) -> None:
 
 def shim_for(engine: type[Engine]) -> Shim:
     """The shim of *engine*, as shimkit wants it: one engine object for all containers with the same settings."""
-    engines: dict[Settings, Engine] = {}
-
-    def engine_with(settings: Settings) -> Engine:
-        if settings not in engines:
-            made = engine(settings)
-            made.warm()  # before anybody gets it: an engine that failed to warm up is none
-            engines[settings] = made
-        return engines[settings]
 
     def warm() -> None:
         importlib.import_module(f"{__package__}.instance")  # imports are closed after this
-        engine_with(engine.settings_type())
+        make_warm(engine, engine.settings_type())
 
     def make_instance(id: str, config: InstanceConfig) -> Instance:  # noqa: A002
         from .instance import WasmInstance  # dear: only the serving process pays for it
 
-        return WasmInstance(id, config, engine_with(engine.settings_type.from_config(config.config)))
+        return WasmInstance(id, config, make_warm(engine, engine.settings_type.from_config(config.config)))
 
     return Shim(
         name=engine.name,

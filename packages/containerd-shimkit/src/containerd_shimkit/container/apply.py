@@ -10,9 +10,7 @@ import errno
 import os
 import stat
 from dataclasses import dataclass, field
-from typing import Final
-
-from typing_extensions import assert_never
+from typing import TYPE_CHECKING, Final
 
 from ..errors import InternalError, InvalidArgumentError, PermissionDeniedError, ResourceExhaustedError, ShimError
 from ..linux import capabilities, mounts, namespaces, paths, process, rlimits
@@ -42,6 +40,14 @@ from .operations import (
     SymbolicLink,
     Unshare,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import assert_never
+else:  # the module takes a megabyte of memory, which every container's fork would copy
+
+    def assert_never(value: object) -> None:
+        raise AssertionError(f"no case for {value!r}")
+
 
 __all__ = ["Site", "apply"]
 

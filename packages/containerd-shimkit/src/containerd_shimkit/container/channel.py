@@ -19,14 +19,18 @@ from ..errors import InternalError
 __all__ = ["Channel", "Message"]
 
 _MAX_MESSAGE: Final = 128 * 1024
+_encoder: Final = json.JSONEncoder(separators=(",", ":"))
 _ANCILLARY_SIZE: Final = socket.CMSG_SPACE(8 * 4)  # eight descriptors
 
 Message = Mapping[str, Any]
 """One message: JSON, its kind under "kind". Only the shim and its own init ever write one."""
 
 
+_buffer: Final = bytearray(_MAX_MESSAGE)  # one for all: what is received is copied out at once
+
+
 class Channel:
-    """One end of the line."""
+    """One end of the line. What is sent is JSON: of an init that has run somebody's guest nothing else is believed."""
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
@@ -51,7 +55,7 @@ class Channel:
 
     def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
         """Send *message* with *descriptors*. Raises: BrokenPipeError when the other side has gone."""
-        data = json.dumps(message, separators=(",", ":")).encode()
+        data = self.encode(message)
         if len(data) > _MAX_MESSAGE:
             raise InternalError(f"a message of {len(data)} bytes between a shim and a container's init is too long")
         socket.send_fds(self._socket, [data], list(descriptors))
@@ -65,8 +69,8 @@ class Channel:
             return None, []
         try:
             # not socket.recv_fds, which drops its flags: close-on-exec must be there from the start
-            data, ancillary, _flags, _address = self._socket.recvmsg(
-                _MAX_MESSAGE, _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC
+            size, ancillary, _flags, _address = self._socket.recvmsg_into(
+                [_buffer], _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC
             )
         except ConnectionResetError:
             return None, []
@@ -75,11 +79,22 @@ class Channel:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
         try:
-            return (json.loads(data) if data else None), list(descriptors)
+            return (self.decode(bytes(_buffer[:size])) if size else None), list(descriptors)
         except ValueError:
             for descriptor in descriptors:
                 os.close(descriptor)
             raise
+
+    @staticmethod
+    def encode(message: Message) -> bytes:
+        """A message's bytes."""
+        return _encoder.encode(message).encode()
+
+    @staticmethod
+    def decode(data: bytes) -> Message:
+        """The message in *data*. Raises: ValueError for what is none."""
+        message: Message = json.loads(data)
+        return message
 
     async def receive_async(self) -> tuple[Message | None, list[int]]:
         """`receive` for the shim's event loop; when cancelled, no message is lost."""
@@ -90,7 +105,7 @@ class Channel:
             except BlockingIOError:
                 pass
             waiter = self._waiter = loop.create_future()
-            loop.add_reader(self._socket, _wake, waiter)
+            loop.add_reader(self._socket.fileno(), _wake, waiter)
             try:
                 await waiter
             finally:
@@ -100,7 +115,7 @@ class Channel:
         """Take the socket off the loop: while it is open, for its number is soon another file's."""
         if self._waiter is waiter:
             self._waiter = None
-            waiter.get_loop().remove_reader(self._socket)
+            waiter.get_loop().remove_reader(self._socket.fileno())
             _wake(waiter)
 
 

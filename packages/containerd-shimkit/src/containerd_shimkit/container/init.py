@@ -7,6 +7,7 @@ it pivots and drops what it does not need; then it waits for Start and becomes, 
 from __future__ import annotations
 
 import gc
+import importlib
 import logging
 import os
 import signal
@@ -27,6 +28,8 @@ from .plan import Plan
 
 __all__ = ["InitTask", "error_from", "error_message", "forget_parent", "run_init"]
 
+# what `signal` is made of; that makes an enumeration's member of each number, half a millisecond for all of them
+_signal: Final = importlib.import_module("_signal")
 _MOST_MOUNTS: Final = 64  # at one point: more is nobody's honest configuration
 
 
@@ -37,7 +40,7 @@ class InitTask:
     plan: Plan
     annotations: Mapping[str, str]
     rootfs: tuple[Mount, ...]  # what containerd wants mounted; empty when the root is there already
-    cgroup: CgroupV1 | None
+    cgroup: CgroupV1
     stdio: tuple[int, int, int]
     channel: Channel
     executor: Executor
@@ -81,12 +84,12 @@ def forget_parent(keep: Iterable[int]) -> None:
     The inherited event loop is never touched: unregistering from its epoll would unregister the parent.
     """
     gc.disable()  # a short life; a collection would write to every page that is shared with the shim
-    signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals():
+    _signal.set_wakeup_fd(-1)
+    for number in range(1, signal.NSIG):
         # only what Python knows of: an engine's own handlers (of SIGSEGV, say) stay, for they catch its guests' traps
-        if signal.getsignal(number) not in (signal.SIG_DFL, None):
-            signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        if _signal.getsignal(number) not in (_signal.SIG_DFL, None):
+            _signal.signal(number, _signal.SIG_DFL)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
     logging.disable(logging.CRITICAL)  # its descriptors go now, and their numbers will be other files'
     process.close_descriptors(set(keep))
     os.umask(0)

@@ -18,7 +18,6 @@ from ..errors import (
     ShimError,
 )
 from ..instance import Encoded, ExitStatus, InstanceConfig, Mount, ProcessInfo
-from ..linux import namespaces
 from ..linux.capabilities import unknown_capabilities
 from ..linux.cgroup_settings import compile_resources
 from ..linux.cgroups import CgroupV1
@@ -27,14 +26,16 @@ from ..linux.mounts import mount_rootfs
 from ..linux.pidfd import identify
 from ..oci.spec import Spec
 from ..shim.reaper import Reaper
-from . import cleanup, stats
+from . import stats
 from .channel import Channel, Message
 from .executor import Executor
-from .init import InitTask, error_from, run_init
+from .forker import Forker
+from .init import InitTask, error_from
 from .plan import Plan, plan_container
+from .remover import Remover
 from .state import ContainerState, remove_state, write_state
 from .stdio import Stdio
-from .worker import fork_child, run_in_child
+from .worker import run_in_child
 
 __all__ = ["Answer", "Container"]
 
@@ -42,7 +43,6 @@ _log = logging.getLogger(__name__)
 
 _claimed: set[str] = set()  # cgroups of this process's containers
 _MOUNT_TIMEOUT: Final = 90.0
-_CLEANUP_TIMEOUT: Final = 60.0  # seconds: an overlay's unmount may have to write its upper layer back
 
 Answer: TypeAlias = Callable[[Message, Sequence[int]], Awaitable[tuple[Message, Sequence[int]]]]
 """Answers a question of the init's executor. The descriptors that it gets and gives are closed by the caller."""
@@ -132,13 +132,7 @@ class Container:
         """End what is left and remove every trace. Raises: ShimError for what would not go; may be called again."""
         await self._end_init()
         self._close()
-        state = self._state
-        await run_in_child(
-            lambda: cleanup.remove_traces(state),
-            self._reaper,
-            what=f"removing container {self.id!r}",
-            timeout=_CLEANUP_TIMEOUT,
-        )
+        await Remover.of(self._reaper).remove(self._state, is_alone=len(_claimed) <= 1)
         remove_state(self._config.bundle)
         self._release_cgroup()
 
@@ -186,11 +180,12 @@ class Container:
             task = InitTask(
                 self._plan, self._spec.annotations, rootfs, self._cgroup, stdio.child, theirs, self._executor
             )
-            self.pid = self._fork(task)
+            with self._reaper.expecting():
+                self.pid = await Forker.of(self._reaper).fork(task)
+                self._reaper.watch(self.pid).add_done_callback(self._record_exit)
         finally:
             theirs.close()
             stdio.close_child()
-        self._reaper.watch(self.pid).add_done_callback(self._record_exit)
         # the init waits for "go": nothing is made before its pid is on record
         self._state = ContainerState(self.id, identify(self.pid), mounted, self._cgroup.paths)
         write_state(bundle, self._state)
@@ -211,35 +206,6 @@ class Container:
             timeout=_MOUNT_TIMEOUT,
         )
         return ()
-
-    def _fork(self, task: InitTask) -> int:
-        """Fork with the pid namespace that the plan wants. Nothing here may await: other forks would land in it."""
-        path = task.plan.pid_namespace
-        if path is None:
-            return self._fork_init(task)
-        own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if path:
-                theirs = namespaces.open_namespace(path, "pid")
-                try:
-                    namespaces.setns(theirs, namespaces.CLONE_NEWPID)
-                finally:
-                    os.close(theirs)
-            else:
-                namespaces.unshare(namespaces.CLONE_NEWPID)
-            try:
-                return self._fork_init(task)
-            finally:
-                namespaces.setns(own, namespaces.CLONE_NEWPID)
-        finally:
-            os.close(own)
-
-    @staticmethod
-    def _fork_init(task: InitTask) -> int:
-        pid = fork_child()
-        if pid == 0:
-            run_init(task)
-        return pid
 
     async def _accompany(self) -> None:
         """Answer the init's questions until it is ready."""

@@ -79,10 +79,13 @@ def unknown_capabilities(names: Iterable[str]) -> tuple[str, ...]:
 def drop_bounding(keep_mask: int) -> None:
     """Take every capability that is not in *keep_mask* off the bounding set. Raises: OSError. Source: prctl(2)."""
     for number in range(last_capability() + 1):
-        if keep_mask >> number & 1 or libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 0:
+        if keep_mask >> number & 1:
             continue
+        # what is gone already can be dropped again, which is cheaper than asking first; it takes the privilege, though
         if libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) < 0:
-            raise last_error("prctl(PR_CAPBSET_DROP)", _name(number))
+            error = last_error("prctl(PR_CAPBSET_DROP)", _name(number))
+            if libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) != 0:
+                raise error
 
 
 def permitted_mask() -> int:

@@ -180,6 +180,10 @@ class CgroupV1:
                 return
         raise OSError(errno.EBUSY, "this cgroup is in use by processes and cannot be removed", left[0])
 
+    def try_remove(self) -> bool:
+        """Remove the group if no process and no other group is in it; never waits. Raises: OSError."""
+        return all(_remove_directory(directory) for directory in self._directories)
+
     def _refusal(self, setting: Setting, error: OSError) -> Exception:
         what = f"linux.resources.{setting.field} is {setting.value!r}"
         directory = self.paths.get(setting.controller)

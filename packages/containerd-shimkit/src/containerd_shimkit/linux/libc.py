@@ -19,6 +19,7 @@ __all__ = ["SYSCALLS", "encode", "last_error", "libc", "syscall"]
 _COMMON: Final = {"pidfd_send_signal": 424, "pidfd_open": 434, "close_range": 436, "openat2": 437}
 _BY_MACHINE: Final = {
     "x86_64": {
+        "clone": 56,
         "capget": 125,
         "capset": 126,
         "pivot_root": 155,
@@ -28,6 +29,7 @@ _BY_MACHINE: Final = {
         **_COMMON,
     },
     "aarch64": {
+        "clone": 220,
         "pivot_root": 41,
         "capget": 90,
         "capset": 91,

@@ -35,6 +35,7 @@ __all__ = [
     "pivot_root",
     "read_mountinfo",
     "shorten_lowerdirs",
+    "try_unmount",
     "umount",
     "unmount_tree",
 ]
@@ -152,6 +153,22 @@ def unmount_tree(path: str, *, detach: bool = False) -> None:
             time.sleep(_BUSY_STEP)
         elif not detach or (error := _unmount_once(points, UMOUNT_NOFOLLOW | MNT_DETACH)) is not None:
             raise error
+
+
+def try_unmount(path: str) -> bool:
+    """Unmount what is mounted at *path*, as often as something is; False when something is in use, or mounted below.
+
+    Never waits, and reads no table, which is long on a busy host. Raises: OSError.
+    """
+    try:
+        while True:
+            umount(path, UMOUNT_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            return False
+        if error.errno not in _GONE:
+            raise
+    return True
 
 
 def _mounted_below(path: str) -> list[str]:

@@ -79,8 +79,9 @@ def perform(shim: Shim, args: ShimArgs, program: str, read_input: Callable[[], b
 
 def failure(shim: Shim, error: BaseException) -> Reply:
     """The reply of an action that has failed: status 1, and the reason for containerd to take into its own error."""
-    is_plain = isinstance(error, OSError)
-    message = f"{error.strerror}: {error.filename or ''}".rstrip(": ") if is_plain else str(error)
+    message = str(error)
+    if isinstance(error, OSError):
+        message = f"{error.strerror}: {error.filename or ''}".rstrip(": ")
     return Reply(1, stderr=f"containerd-shim-{shim.name}-v1: {message}\n".encode(errors="replace"))
 
 

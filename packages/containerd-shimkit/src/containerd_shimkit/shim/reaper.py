@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import ClassVar
 from weakref import WeakKeyDictionary
@@ -25,6 +27,8 @@ class Reaper:
 
     def __init__(self) -> None:
         self._watched: dict[int, asyncio.Future[ExitStatus]] = {}
+        self._expecting = 0
+        self._early: dict[int, ExitStatus] = {}  # of children that somebody is about to watch
 
     @classmethod
     def current(cls) -> Reaper:
@@ -47,8 +51,22 @@ class Reaper:
     def watch(self, pid: int) -> asyncio.Future[ExitStatus]:
         """A future of the end of the child *pid*, to be asked for before control goes back to the loop."""
         future: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
-        self._watched[pid] = future
+        if (ended := self._early.pop(pid, None)) is not None:
+            future.set_result(ended)
+        else:
+            self._watched[pid] = future
         return future
+
+    @contextmanager
+    def expecting(self) -> Generator[None, None, None]:
+        """While another process forks children for this one: they may be watched as soon as their pid is known."""
+        self._expecting += 1
+        try:
+            yield
+        finally:
+            self._expecting -= 1
+            if not self._expecting:
+                self._early.clear()
 
     def kill(self, pid: int, signal: int) -> bool:
         """Send *signal* to the child *pid*; False when it has been collected, so that the pid may be a stranger's."""
@@ -66,8 +84,13 @@ class Reaper:
             if pid == 0:
                 return
             future = self._watched.pop(pid, None)
-            if future is not None and not future.done():
-                future.set_result(ExitStatus(exit_status_of(status), datetime.now(timezone.utc)))
+            if future is None and not self._expecting:
+                continue
+            ended = ExitStatus(exit_status_of(status), datetime.now(timezone.utc))
+            if future is None:
+                self._early[pid] = ended
+            elif not future.done():
+                future.set_result(ended)
 
 
 def exit_status_of(wait_status: int) -> int:

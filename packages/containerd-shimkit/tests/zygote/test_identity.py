@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from containerd_shimkit.zygote.identity import Identity
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> tuple[Path, Path]:
+    for name in ("RECORD", "library.so"):
+        (tmp_path / name).write_text("old")
+        os.utime(tmp_path / name, (1, 1))
+    return tmp_path / "RECORD", tmp_path / "library.so"
+
+
+def identity_of(paths: tuple[Path, Path]) -> Identity:
+    return Identity(str(path) for path in paths)
+
+
+def test_nothing_has_changed(installed: tuple[Path, Path]) -> None:
+    assert identity_of(installed).check().is_current
+
+
+def test_a_file_that_was_replaced_just_now_is_seen_and_may_be_followed_by_more(installed: tuple[Path, Path]) -> None:
+    identity = identity_of(installed)
+    installed[0].write_text("new")
+    verdict = identity.check()
+    assert (verdict.is_current, verdict.is_settled) == (False, False)
+
+
+def test_an_upgrade_is_over_when_nothing_has_changed_for_a_while(
+    installed: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = identity_of(installed)
+    installed[0].write_text("new")
+    later = os.stat(installed[0]).st_ctime + 3
+    monkeypatch.setattr("containerd_shimkit.zygote.identity.time.time", lambda: later)
+    verdict = identity.check()
+    assert (verdict.is_current, verdict.is_settled) == (False, True)
+
+
+def test_a_file_that_is_gone_is_a_change(installed: tuple[Path, Path]) -> None:
+    identity = identity_of(installed)
+    installed[1].unlink()
+    assert not identity.check().is_current
+
+
+def test_the_same_content_in_another_file_is_a_change(installed: tuple[Path, Path]) -> None:
+    identity = identity_of(installed)
+    replacement = installed[0].with_suffix(".new")
+    replacement.write_text("old")
+    os.utime(replacement, (1, 1))
+    replacement.replace(installed[0])
+    assert not identity.check().is_current
+
+
+def test_a_process_knows_what_it_was_loaded_from() -> None:
+    from containerd_shimkit.zygote import identity
+
+    paths = set(identity._paths_of_this_process())
+    assert os.path.realpath(sys.executable) in paths
+    assert any(path.endswith(".dist-info/RECORD") for path in paths)
+    assert any("libc.so" in path for path in paths)
+    assert Identity().check().is_current
