@@ -36,6 +36,7 @@ class LoadedComponent:
         check(lib.wasmtime_component_deserialize_file(runtime.engine.address, path.encode(), byref(component)))
         self._component = Owned(component.value, lib.wasmtime_component_delete)
         self._runtime = runtime
+        self._store: Owned | None = None  # kept: a guest's process leaves without taking its memory apart
 
     def run(self, ctx: RuntimeContext) -> int:
         """Call `wasi:cli/run`, or the export that the entrypoint names; the guest's exit status.
@@ -43,7 +44,7 @@ class LoadedComponent:
         A result that is an error is status 1, as for `wasi:cli/exit`. Raises: WasmtimeError, InvalidArgumentError
         for an export that cannot be called.
         """
-        store = make_store(self._runtime, ctx, network=True)
+        self._store = store = make_store(self._runtime, ctx, network=True)
         context: int = lib.wasmtime_store_context(store.address)
         index = self._export(ctx.entrypoint.func)
         try:

@@ -36,13 +36,14 @@ class LoadedModule:
         check(lib.wasmtime_module_deserialize_file(runtime.engine.address, path.encode(), byref(module)))
         self._module = Owned(module.value, lib.wasmtime_module_delete)
         self._runtime = runtime
+        self._store: Owned | None = None  # kept: a guest's process leaves without taking its memory apart
 
     def run(self, ctx: RuntimeContext) -> int:
         """Call the export that the entrypoint names; the guest's exit status, 0 when it returns.
 
         Raises: Trap, WasmtimeError, InvalidArgumentError for an export that cannot be called.
         """
-        store = make_store(self._runtime, ctx, network=False)
+        self._store = store = make_store(self._runtime, ctx, network=False)
         context: int = lib.wasmtime_store_context(store.address)
         try:
             instance = self._instantiate(context)
