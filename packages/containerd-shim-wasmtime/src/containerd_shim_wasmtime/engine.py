@@ -8,18 +8,11 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from containerd_shim_wasm import (
-    Engine,
-    InvalidArgumentError,
-    RuntimeContext,
-    WasmBinaryType,
-    WasmLayer,
-    wasm_binary_type,
-)
+from containerd_shim_wasm import Engine, InvalidArgumentError, RuntimeContext, WasmLayer
 
-if TYPE_CHECKING:  # the library costs 30 ms: only a shim that serves loads it, in `warm`
-    import wasmtime
+from .library import find_library
 
+if TYPE_CHECKING:  # these load the library: only a shim that serves does that, in `warm`
     from .component import LoadedComponent
     from .module import LoadedModule
 
@@ -34,40 +27,43 @@ class WasmtimeEngine(Engine):
 
     name: ClassVar[str] = "wasmtime"
 
-    _key = ""
-    _engine: wasmtime.Engine | None = None
     _loaded: LoadedModule | LoadedComponent | None = None
 
     def warm(self) -> None:
-        """Load the library and make its engine, which holds no thread as long as it compiles with one only."""
-        import wasmtime
-
+        """Load the library, make its engine and what guests are linked with, find out the key. Starts no thread."""
         for name in ("component", "module"):  # imports are closed after this
             importlib.import_module(f"{__package__}.{name}")
-        self._key = f"wasmtime-{_library_version()}-{os.uname().machine}"
-        config = wasmtime.Config()
-        config.parallel_compilation = False
-        config.wasm_component_model = True
-        self._engine = wasmtime.Engine(config)
+        _key()
 
-    def can_precompile(self) -> str | None:
-        """wasmtime's version and the machine: its code fits the CPU's features, which it finds out for itself."""
-        return self._key
+    def can_precompile(self) -> str:
+        """wasmtime's version, the machine, and a hash of what decides which code fits: see `compiler.code_identity`.
+
+        Loads the library, in some milliseconds, when `warm` has not been called.
+        """
+        return _key()
 
     def precompile(self, layers: Sequence[WasmLayer]) -> list[bytes | None]:
         """Compile each layer, binary or text. Raises: InvalidArgumentError with wasmtime's reason."""
-        return [self._compile(layer.data) for layer in layers]
+        from .capi import WasmtimeError
+        from .compiler import compile_program
+        from .runtime import warm_runtime
+
+        try:
+            return [compile_program(warm_runtime(), layer.data) for layer in layers]
+        except WasmtimeError as error:
+            raise InvalidArgumentError(f"the program is not valid WebAssembly for wasmtime: {error}") from error
 
     def load(self, ctx: RuntimeContext) -> None:
         """Map the compiled code; link and instantiate nothing yet."""
         from .component import LoadedComponent
         from .module import LoadedModule
+        from .runtime import warm_runtime
 
         # wasmtime's WASI starts a thread a CPU, in each guest's process; one is enough for one guest
-        os.environ.setdefault("TOKIO_WORKER_THREADS", "1")
+        os.putenv("TOKIO_WORKER_THREADS", "1")  # past os.environ, whose code a guest need not run
         flags = int.from_bytes(os.pread(ctx.guest.descriptor, 4, _ELF_FLAGS_OFFSET), "little")
         kind = LoadedComponent if flags & _COMPONENT_FLAG else LoadedModule
-        self._loaded = kind(self._warm_engine, ctx.guest.path)
+        self._loaded = kind(warm_runtime(), ctx.guest.path)
 
     def run_wasi(self, ctx: RuntimeContext) -> int:
         """Instantiate the guest and call its entrypoint."""
@@ -75,28 +71,13 @@ class WasmtimeEngine(Engine):
         return self._loaded.run(ctx)
 
     def version_details(self) -> str:
-        return f"  Engine: wasmtime {_library_version()} (WASI preview 1, WASI 0.2)\n"
-
-    @property
-    def _warm_engine(self) -> wasmtime.Engine:
-        assert self._engine is not None, "warm has not been called"
-        return self._engine
-
-    def _compile(self, data: bytes) -> bytes:
-        import wasmtime
-        from wasmtime import component
-
-        try:
-            binary = data if data.startswith(b"\0asm") else bytes(wasmtime.wat2wasm(data))
-            if wasm_binary_type(binary) is WasmBinaryType.COMPONENT:
-                return bytes(component.Component(self._warm_engine, binary).serialize())
-            return bytes(wasmtime.Module(self._warm_engine, binary).serialize())
-        except wasmtime.WasmtimeError as error:
-            raise InvalidArgumentError(f"the program is not valid WebAssembly for wasmtime: {error}") from error
+        return f"  Engine: wasmtime {find_library().version} (WASI preview 1, WASI 0.2)\n"
 
 
-@functools.cache  # asked for by the first `warm`, while files can still be imported and read
-def _library_version() -> str:
-    from importlib.metadata import version  # 50 ms that a `start` need not spend
+@functools.cache
+def _key() -> str:
+    from .compiler import code_identity
+    from .runtime import warm_runtime
 
-    return version("wasmtime")
+    # the whole version: wasmtime's own notes have the major one only, but a fix may be one of the code it makes
+    return f"wasmtime-{find_library().version}-{os.uname().machine}-{code_identity(warm_runtime())}"
