@@ -19,9 +19,10 @@ from typing import Any
 
 from containerd_shimkit import ShimError
 from containerd_shimkit.oci.defaults import default_spec
-from containerd_shimkit.proto import forward_pb2, task_pb2
+from containerd_shimkit.proto import forward_pb2, runtime_options_pb2, task_pb2
 from containerd_shimkit.ttrpc.aio.client import Client
 from containerd_shimkit.ttrpc.aio.server import Call, Server
+from google.protobuf import any_pb2
 
 from harness.leftovers import Leftovers, Scope, assert_clean
 
@@ -55,8 +56,8 @@ class Container:
     async def create(self, **fields: Any) -> int:
         """Create the task; the pod's first one starts the shim. Streams go to files of the bundle."""
         await self.pod.ensure_started(self)
-        streams = {name: str(self.bundle / name) for name in ("stdout", "stderr")}
-        answer = await self.call("Create", bundle=str(self.bundle), **{**streams, **fields})
+        given = {name: str(self.bundle / name) for name in ("stdout", "stderr")} | {"options": self.pod.options()}
+        answer = await self.call("Create", bundle=str(self.bundle), **{**given, **fields})
         return int(answer.pid)
 
     async def start(self) -> int:
@@ -129,6 +130,18 @@ class Pod:
             timeout=TIMEOUT,
             check=False,
         )
+
+    @property
+    def cache(self) -> Path:
+        """Where this pod's shim keeps compiled code: a directory of its own, so that no test finds another's."""
+        return self.directory / "modules"
+
+    def options(self, **settings: object) -> any_pb2.Any:
+        """Runtime options, as CRI sends them: TOML, whose strings and numbers look like JSON's."""
+        chosen = {"compile_cache_directory": str(self.cache), **settings}
+        body = "\n".join(f"{name} = {json.dumps(value)}" for name, value in chosen.items())
+        value = runtime_options_pb2.Options(config_body=body.encode()).SerializeToString()
+        return any_pb2.Any(type_url="runtimeoptions.v1.Options", value=value)
 
     def start(self, container: Container) -> str:
         """`start` for the container; the address that it prints."""

@@ -28,6 +28,7 @@ class Candidate:
     executable: bool = False
     kind: FileKind = FileKind.OTHER
     handled: bool = False
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -24,13 +24,16 @@ from containerd_shimkit.oci.spec import Process
 from .binary import HEAD_SIZE, FileKind, file_kind
 from .context import Guest, RuntimeContext
 from .decision import Candidate
+from .digests import sha256_of
 from .engine import Engine
+from .loader import wants_digest
 from .paths import parse_entrypoint
 
 __all__ = ["FAILED", "WasmExecutor", "candidate_from"]
 
 FAILED: Final = 137  # what users of wasm shims know as "the guest failed", whatever the reason
 _MOST: Final = 8  # descriptors that go to the shim with one question
+_HASHED_AT_ONCE: Final = 256 * 1024  # bytes: hashing takes less than a second question (0.1 ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +57,14 @@ class WasmExecutor:
         """Look the entrypoint up, let the shim decide, and have the engine load what it will run."""
         places = list(self._places(inside))
         wasm = [place for place in places if place.found and place.candidate.handled][:_MOST]
-        question: Message = {"candidates": [_to_message(place.candidate) for place in places]}
-        answer, given = inside.ask(question, [place.found.descriptor for place in wasm if place.found])
+        descriptors = [place.found.descriptor for place in wasm if place.found]
+        if wasm and wants_digest(self._engine):
+            _add_digest(places, places.index(wasm[0]), most=_HASHED_AT_ONCE)
+        answer, given = inside.ask(_question(places), descriptors)
+        if answer["run"] == "digest":
+            # a big program whose digest the shim does not remember; computed here, where nobody has to wait for it
+            _add_digest(places, int(answer["index"]))
+            answer, given = inside.ask(_question(places), descriptors)
         if answer["run"] == "native":
             self._native = LinuxExecutor(self._process)
             self._native.use(answer["path"])
@@ -118,6 +127,18 @@ class WasmExecutor:
             annotations=inside.annotations,
             trace=self._trace,
         )
+
+
+def _question(places: Sequence[_Place]) -> Message:
+    return {"candidates": [_to_message(place.candidate) for place in places]}
+
+
+def _add_digest(places: list[_Place], index: int, most: int | None = None) -> None:
+    """Have the digest of the file at *index* among the facts, unless it has more than *most* bytes."""
+    candidate, found = places[index].candidate, places[index].found
+    assert found is not None, "there is a file, for the engine handles it"
+    if most is None or os.fstat(found.descriptor).st_size <= most:
+        places[index] = _Place(replace(candidate, digest=sha256_of(found.descriptor)), found)
 
 
 def _to_message(candidate: Candidate) -> Message:

@@ -16,7 +16,7 @@ from containerd_shimkit.oci.spec import Spec
 from .decision import Refuse, RunNative, decide
 from .engine import Engine
 from .executor import FAILED, WasmExecutor, candidate_from
-from .loader import compile_guest
+from .loader import ProgramDigest, compile_guest
 
 __all__ = ["WasmInstance"]
 
@@ -32,6 +32,7 @@ class WasmInstance(ContainerInstance):
         self._is_wasm = False
         self._asked: int | None = None
         self._args0 = ""
+        self._digest = ProgramDigest()
 
     def make_executor(self, spec: Spec) -> Executor:
         if spec.process is None or not spec.process.args:
@@ -40,7 +41,10 @@ class WasmInstance(ContainerInstance):
         return WasmExecutor(self.id, self._engine, spec.process, self.config.trace)
 
     async def answer(self, question: Message, descriptors: Sequence[int]) -> tuple[Message, Sequence[int]]:
-        """Decide what the container runs; for wasm, have it compiled first."""
+        """Decide what the container runs; for wasm, find its code or have it compiled.
+
+        For a big program the answer may be to ask again, with the program's digest among the facts.
+        """
         places = [candidate_from(entry) for entry in question["candidates"]]
         decision = decide(places)
         if isinstance(decision, Refuse):
@@ -53,7 +57,14 @@ class WasmInstance(ContainerInstance):
         self._is_wasm = True
         sent = [index for index, place in enumerate(places) if not place.problem and place.handled]
         guest = descriptors[sent.index(decision.index)]
-        compiled = await compile_guest(self._engine, guest, self.config.trace)
+        digest: str | None = places[decision.index].digest
+        if digest:
+            self._digest.learn(guest, digest)
+        else:
+            digest = self._digest.recall(self._engine, guest)
+            if digest is None:
+                return {"run": "digest", "index": decision.index}, ()
+        compiled = await compile_guest(self._engine, guest, digest, self.config.trace, container=self.id)
         return {"run": "wasm", "index": decision.index}, () if compiled is None else (compiled,)
 
     async def create(self) -> int:
