@@ -85,6 +85,7 @@ class Pod:
     shim: str
     directory: Path
     namespace: str
+    cache: Path  # where the shim keeps compiled code: a directory of the pod's own, so that no test finds another's
     client: Client | None = None
     events: list[tuple[str, bytes]] = field(default_factory=list)
 
@@ -130,11 +131,6 @@ class Pod:
             timeout=TIMEOUT,
             check=False,
         )
-
-    @property
-    def cache(self) -> Path:
-        """Where this pod's shim keeps compiled code: a directory of its own, so that no test finds another's."""
-        return self.directory / "modules"
 
     def options(self, **settings: object) -> any_pb2.Any:
         """Runtime options, as CRI sends them: TOML, whose strings and numbers look like JSON's."""
@@ -186,14 +182,15 @@ _RESPONSES = {"Create": "CreateTaskResponse"}
 @asynccontextmanager
 async def pod(shim: str) -> AsyncIterator[Pod]:
     """A pod that is ended, and has left nothing, when the block is done; its events are recorded."""
-    made = Pod(shim, Path(tempfile.mkdtemp(prefix="pod-", dir="/run")), f"pod-{secrets.token_hex(4)}")
+    directory = Path(tempfile.mkdtemp(prefix="pod-", dir="/run"))
+    made = Pod(shim, directory, f"pod-{secrets.token_hex(4)}", directory / "modules")
     server = Server({"containerd.services.events.ttrpc.v1.Events": {"Forward": _recorder(made)}})
     listener = _listener(made.directory / "events")
     try:
         before = Leftovers.snapshot(made.scope())
         server.start(listener)
         yield made
-        await _end(made)
+        await end(made)
         shutil.rmtree(made.directory / "bundles")
         await asyncio.get_running_loop().run_in_executor(None, assert_clean, before)
     finally:
@@ -203,8 +200,8 @@ async def pod(shim: str) -> AsyncIterator[Pod]:
         shutil.rmtree(made.directory)
 
 
-async def _end(made: Pod) -> None:
-    """Delete whatever tasks there are, and ask the shim to end."""
+async def end(made: Pod) -> None:
+    """Delete whatever tasks there are, and ask the shim to end. For several pods: each, before one is judged clean."""
     if made.client is None:
         return
     kill = {"signal": signal.SIGKILL, "all": True}
@@ -215,6 +212,7 @@ async def _end(made: Pod) -> None:
             except ShimError:
                 pass  # gone already, the shim itself perhaps: the leak counter judges
     await made.client.close()
+    made.client = None
 
 
 def _recorder(made: Pod) -> Callable[[Call, bytes], Any]:
