@@ -19,9 +19,10 @@ from typing import Any
 
 from containerd_shimkit import ShimError
 from containerd_shimkit.oci.defaults import default_spec
-from containerd_shimkit.proto import forward_pb2, task_pb2
+from containerd_shimkit.proto import forward_pb2, runtime_options_pb2, task_pb2
 from containerd_shimkit.ttrpc.aio.client import Client
 from containerd_shimkit.ttrpc.aio.server import Call, Server
+from google.protobuf import any_pb2
 
 from harness.leftovers import Leftovers, Scope, assert_clean
 
@@ -55,8 +56,8 @@ class Container:
     async def create(self, **fields: Any) -> int:
         """Create the task; the pod's first one starts the shim. Streams go to files of the bundle."""
         await self.pod.ensure_started(self)
-        streams = {name: str(self.bundle / name) for name in ("stdout", "stderr")}
-        answer = await self.call("Create", bundle=str(self.bundle), **{**streams, **fields})
+        given = {name: str(self.bundle / name) for name in ("stdout", "stderr")} | {"options": self.pod.options()}
+        answer = await self.call("Create", bundle=str(self.bundle), **{**given, **fields})
         return int(answer.pid)
 
     async def start(self) -> int:
@@ -84,6 +85,7 @@ class Pod:
     shim: str
     directory: Path
     namespace: str
+    cache: Path  # where the shim keeps compiled code: a directory of the pod's own, so that no test finds another's
     client: Client | None = None
     events: list[tuple[str, bytes]] = field(default_factory=list)
 
@@ -130,6 +132,13 @@ class Pod:
             check=False,
         )
 
+    def options(self, **settings: object) -> any_pb2.Any:
+        """Runtime options, as CRI sends them: TOML, whose strings and numbers look like JSON's."""
+        chosen = {"compile_cache_directory": str(self.cache), **settings}
+        body = "\n".join(f"{name} = {json.dumps(value)}" for name, value in chosen.items())
+        value = runtime_options_pb2.Options(config_body=body.encode()).SerializeToString()
+        return any_pb2.Any(type_url="runtimeoptions.v1.Options", value=value)
+
     def start(self, container: Container) -> str:
         """`start` for the container; the address that it prints."""
         done = self.action("start", container)
@@ -173,14 +182,15 @@ _RESPONSES = {"Create": "CreateTaskResponse"}
 @asynccontextmanager
 async def pod(shim: str) -> AsyncIterator[Pod]:
     """A pod that is ended, and has left nothing, when the block is done; its events are recorded."""
-    made = Pod(shim, Path(tempfile.mkdtemp(prefix="pod-", dir="/run")), f"pod-{secrets.token_hex(4)}")
+    directory = Path(tempfile.mkdtemp(prefix="pod-", dir="/run"))
+    made = Pod(shim, directory, f"pod-{secrets.token_hex(4)}", directory / "modules")
     server = Server({"containerd.services.events.ttrpc.v1.Events": {"Forward": _recorder(made)}})
     listener = _listener(made.directory / "events")
     try:
         before = Leftovers.snapshot(made.scope())
         server.start(listener)
         yield made
-        await _end(made)
+        await end(made)
         shutil.rmtree(made.directory / "bundles")
         await asyncio.get_running_loop().run_in_executor(None, assert_clean, before)
     finally:
@@ -190,8 +200,8 @@ async def pod(shim: str) -> AsyncIterator[Pod]:
         shutil.rmtree(made.directory)
 
 
-async def _end(made: Pod) -> None:
-    """Delete whatever tasks there are, and ask the shim to end."""
+async def end(made: Pod) -> None:
+    """Delete whatever tasks there are, and ask the shim to end. For several pods: each, before one is judged clean."""
     if made.client is None:
         return
     kill = {"signal": signal.SIGKILL, "all": True}
@@ -202,6 +212,7 @@ async def _end(made: Pod) -> None:
             except ShimError:
                 pass  # gone already, the shim itself perhaps: the leak counter judges
     await made.client.close()
+    made.client = None
 
 
 def _recorder(made: Pod) -> Callable[[Call, bytes], Any]:

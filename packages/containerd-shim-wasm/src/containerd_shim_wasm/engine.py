@@ -30,6 +30,8 @@ class Settings:
     procfs: bool = False  # let wasm guests see /proc: with it they can leave their engine's sandbox by /proc/self/mem
     compile_timeout: float = 300.0  # seconds
     compile_memory_bytes: int = 4 << 30  # address space of the process that compiles
+    compile_cache_bytes: int = 2 << 30  # size of the node's cache of compiled code; 0: keep none
+    compile_cache_directory: str = "/var/cache/containerd-shimkit/modules"  # root's alone, on a disk of this node
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> Settings:
@@ -88,7 +90,9 @@ class Engine(ABC):
     def can_precompile(self) -> str | None:
         """None: it cannot; else a key that changes whenever compiled code would stop being right.
 
-        The engine's version, the CPU's features and every setting that changes code belong into it.
+        The engine's version, the CPU's features and every setting that changes code belong into it. Compiled code is
+        kept under it: 1 to 120 letters, digits and ``. _ + = , -``, the first a letter or digit. Called for each
+        container: compute it in `warm`.
         """
         return None
 

@@ -24,12 +24,15 @@ from containerd_shimkit.oci.spec import Process
 from .binary import HEAD_SIZE, FileKind, file_kind
 from .context import Guest, RuntimeContext
 from .decision import Candidate, Refuse, RunNative, decide
+from .digests import sha256_of
 from .engine import Engine
+from .loader import wants_digest
 from .paths import parse_entrypoint
 
 __all__ = ["FAILED", "WasmExecutor"]
 
 FAILED: Final = 137  # what users of wasm shims know as "the guest failed", whatever the reason
+_HASHED_AT_ONCE: Final = 256 * 1024  # bytes: hashing takes less than a second question (0.1 ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +70,18 @@ class WasmExecutor:
             return Preparation()
         found = places[decision.index].found
         assert found is not None, "a place without a file was chosen"
-        answer, given = inside.ask({"compile": decision.path}, [found.descriptor])
-        return self._load(inside, Guest(given[0], compiled=True) if answer["compiled"] else Guest(found.descriptor))
+        return self._load(inside, self._compiled(inside, found))
+
+    def _compiled(self, inside: Inside, found: Found) -> Guest:
+        """Have the shim find the program's code, or compile it; the program itself where there is nothing to compile."""
+        program, digest = found.descriptor, ""
+        if wants_digest(self._engine) and os.fstat(program).st_size <= _HASHED_AT_ONCE:
+            digest = sha256_of(program)
+        answer, given = inside.ask({"compile": found.path, "digest": digest}, [program])
+        if answer["wants_digest"]:
+            # a big program whose digest the shim does not remember; computed here, where nobody has to wait for it
+            answer, given = inside.ask({"compile": found.path, "digest": sha256_of(program)}, [program])
+        return Guest(given[0], compiled=True) if answer["compiled"] else Guest(program)
 
     def run(self, channel: Channel) -> int:
         """Run the guest; why it failed goes to its own stderr and, for the log, to the shim."""

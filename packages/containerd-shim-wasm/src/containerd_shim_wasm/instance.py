@@ -15,7 +15,7 @@ from containerd_shimkit.oci.spec import Spec
 
 from .engine import Engine
 from .executor import FAILED, WasmExecutor
-from .loader import compile_guest
+from .loader import ProgramDigest, compile_guest
 
 __all__ = ["WasmInstance"]
 
@@ -30,6 +30,7 @@ class WasmInstance(ContainerInstance):
         self._engine = engine
         self._is_wasm = False
         self._asked: int | None = None
+        self._digest = ProgramDigest()
 
     def make_executor(self, spec: Spec) -> Executor:
         if spec.process is None or not spec.process.args:
@@ -37,12 +38,23 @@ class WasmInstance(ContainerInstance):
         return WasmExecutor(self.id, self._engine, spec.process, self.config.trace)
 
     async def answer(self, question: Message, descriptors: Sequence[int]) -> tuple[Message, Sequence[int]]:
-        """Have the program that the init has chosen compiled: it is wasm."""
+        """Find the code of the program that the init has chosen, which is wasm, or have it compiled.
+
+        For a big program the answer may be to ask again, with the program's digest.
+        """
         if "compile" not in question:
             return await super().answer(question, descriptors)
         self._is_wasm = True
-        compiled = await compile_guest(self._engine, descriptors[0], self.config.trace)
-        return {"compiled": compiled is not None}, () if compiled is None else (compiled,)
+        program, digest = descriptors[0], question["digest"]
+        if digest:
+            self._digest.learn(program, digest)
+        else:
+            digest = self._digest.recall(self._engine, program)
+            if digest is None:
+                return {"wants_digest": True}, ()
+        compiled = await compile_guest(self._engine, program, digest, self.config.trace, container=self.id)
+        given = () if compiled is None else (compiled,)
+        return {"wants_digest": False, "compiled": compiled is not None}, given
 
     async def create(self) -> int:
         with span("create", self.config.trace, engine=self._engine.name):
