@@ -62,7 +62,9 @@ class DigestMemory:
 
 def sha256_of(descriptor: int) -> str:
     """The SHA-256 of all of the open file, 64 hexadecimal digits. Reads to the end: not for a shim's loop."""
-    digest, buffer, offset = hashlib.sha256(), bytearray(_PIECE), 0
+    # no larger than it need be: every page of it is new to the process
+    buffer = bytearray(min(os.fstat(descriptor).st_size + 1, _PIECE))
+    digest, offset = hashlib.sha256(), 0
     view = memoryview(buffer)
     while size := os.preadv(descriptor, [buffer], offset):
         digest.update(view[:size])

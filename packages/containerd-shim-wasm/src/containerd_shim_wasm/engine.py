@@ -12,12 +12,14 @@ from containerd_shimkit import InvalidArgumentError
 from .binary import HEAD_SIZE, FileKind, file_kind
 from .context import RuntimeContext, WasmLayer
 
-__all__ = ["DEFAULT_LAYER_TYPES", "Engine", "Settings", "make_warm", "warm_engine"]
+__all__ = ["DEFAULT_LAYER_TYPES", "HANDLED_BY_DEFAULT", "Engine", "Settings", "make_warm", "warm_engine"]
 
 DEFAULT_LAYER_TYPES: Final = (
     "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm",
     "application/wasm",
 )
+
+HANDLED_BY_DEFAULT: Final = (FileKind.WASM, FileKind.WASM_TEXT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class Engine(ABC):
         """Whether this engine runs the file `ctx.guest`. By default: a wasm header, or what looks like wasm text."""
         with open(ctx.guest.descriptor, "rb", closefd=False) as file:
             file.seek(0)
-            return file_kind(file.read(HEAD_SIZE)) in (FileKind.WASM, FileKind.WASM_TEXT)
+            return file_kind(file.read(HEAD_SIZE)) in HANDLED_BY_DEFAULT
 
     def supported_layers_types(self) -> Sequence[str]:
         """The media types of image layers that hold programs for this engine."""

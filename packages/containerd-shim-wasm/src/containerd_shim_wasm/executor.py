@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from containerd_shimkit import InvalidArgumentError, TraceContext
@@ -25,13 +25,15 @@ from .binary import HEAD_SIZE, FileKind, file_kind
 from .context import Guest, RuntimeContext
 from .decision import Candidate, Refuse, RunNative, decide
 from .digests import sha256_of
-from .engine import Engine
+from .engine import HANDLED_BY_DEFAULT, Engine
 from .loader import wants_digest
-from .paths import parse_entrypoint
+from .paths import Entrypoint, parse_entrypoint
 
 __all__ = ["FAILED", "WasmExecutor"]
 
 FAILED: Final = 137  # what users of wasm shims know as "the guest failed", whatever the reason
+_NEVER_HANDLED: Final = (FileKind.ELF, FileKind.SCRIPT, FileKind.COMPILED)
+_ROOM: Final = 24  # descriptors that an engine's `load` may leave open
 _HASHED_AT_ONCE: Final = 256 * 1024  # bytes: hashing takes less than a second question (0.1 ms)
 
 
@@ -45,10 +47,19 @@ class WasmExecutor:
     """Wasm by *engine* where there is wasm, a native program by execve where there is one."""
 
     def __init__(self, id: str, engine: Engine, process: Process, trace: TraceContext) -> None:  # noqa: A002
+        """Work out in the shim whatever needs no file: what the init computes costs each container pages of its own."""
         self._id = id
         self._engine = engine
         self._process = process
         self._trace = trace
+        self._entrypoint = parse_entrypoint(process.args[0])
+        self._environment = environment_of(process)
+        native, wasm = _paths(process, self._entrypoint)
+        self._candidates = [
+            Candidate(path, native=path in native, wasm=path in wasm) for path in dict.fromkeys((*native, *wasm))
+        ]
+        # the default looks at the file's first bytes only, which are here already
+        self._handles_by_kind = type(engine).can_handle is Engine.can_handle
         self._native: LinuxExecutor | None = None
         self._context: RuntimeContext | None = None
 
@@ -57,7 +68,7 @@ class WasmExecutor:
 
         Raises: InvalidArgumentError, with a reason for each place, when nothing there runs; ShimError.
         """
-        places = list(self._places(inside))
+        places = [self._look_at(candidate, inside) for candidate in self._candidates]
         decision = decide([place.candidate for place in places])
         if isinstance(decision, Refuse):
             raise InvalidArgumentError(
@@ -73,7 +84,7 @@ class WasmExecutor:
         return self._load(inside, self._compiled(inside, found))
 
     def _compiled(self, inside: Inside, found: Found) -> Guest:
-        """Have the shim find the program's code, or compile it; the program itself where there is nothing to compile."""
+        """The program's code, which the shim has or makes; the program itself where there is nothing to compile."""
         program, digest = found.descriptor, ""
         if wants_digest(self._engine) and os.fstat(program).st_size <= _HASHED_AT_ONCE:
             digest = sha256_of(program)
@@ -99,52 +110,54 @@ class WasmExecutor:
 
     def _load(self, inside: Inside, guest: Guest) -> Preparation:
         self._context = self._context_for(guest, inside)
-        before = _open_descriptors()
+        lowest = os.dup(guest.descriptor)  # whatever is opened from here on gets this number and the next free ones
+        os.close(lowest)
+        before = {number for number in range(lowest, lowest + _ROOM) if _is_open(number)}
         self._engine.load(self._context)
         # a mapped module may need its descriptor for as long as it lives
-        opened = _open_descriptors() - before
+        opened = [number for number in range(lowest, lowest + _ROOM) if number not in before and _is_open(number)]
         return Preparation(keep=(guest.descriptor, *opened), procfs=self._engine.settings.procfs)
 
-    def _places(self, inside: Inside) -> Iterator[_Place]:
-        """Every place where the entrypoint may be, in order, as a native program and as wasm."""
-        arg0 = self._process.args[0]
-        path = parse_entrypoint(arg0).path
-        native = list(candidates(arg0, self._process))
-        wasm = list(candidates(path, self._process, current_directory=True)) if path else []
-        for place in dict.fromkeys((*native, *wasm)):
-            candidate = Candidate(place, native=place in native, wasm=place in wasm)
-            found = look_up(inside.root_fd, place)
-            if isinstance(found, str):
-                yield _Place(replace(candidate, problem=found), None)
-            else:
-                yield _Place(self._inspect(candidate, found, inside), found)
-
-    def _inspect(self, candidate: Candidate, found: Found, inside: Inside) -> Candidate:
+    def _look_at(self, blank: Candidate, inside: Inside) -> _Place:
+        """What there is at the place of *blank*."""
+        found = look_up(inside.root_fd, blank.path)
+        if isinstance(found, str):
+            return _Place(Candidate(blank.path, blank.native, blank.wasm, problem=found), None)
         kind = file_kind(os.pread(found.descriptor, HEAD_SIZE, 0))
-        handled = kind not in (FileKind.ELF, FileKind.SCRIPT, FileKind.COMPILED) and self._engine.can_handle(
-            self._context_for(Guest(found.descriptor), inside)
-        )
-        return replace(candidate, kind=kind, executable=bool(found.mode & 0o111), handled=handled)
+        if self._handles_by_kind:
+            handled = kind in HANDLED_BY_DEFAULT
+        else:
+            handled = kind not in _NEVER_HANDLED and self._engine.can_handle(
+                self._context_for(Guest(found.descriptor), inside)
+            )
+        is_executable = bool(found.mode & 0o111)
+        return _Place(Candidate(blank.path, blank.native, blank.wasm, "", is_executable, kind, handled), found)
 
     def _context_for(self, guest: Guest, inside: Inside) -> RuntimeContext:
-        process = self._process
         return RuntimeContext(
             id=self._id,
-            args=process.args,
-            env=environment_of(process),
-            entrypoint=parse_entrypoint(process.args[0]),
+            args=self._process.args,
+            env=self._environment,
+            entrypoint=self._entrypoint,
             guest=guest,
             annotations=inside.annotations,
             trace=self._trace,
         )
 
 
-def _open_descriptors() -> set[int]:
-    listing = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _paths(process: Process, entrypoint: Entrypoint) -> tuple[list[str], list[str]]:
+    """The places where the entrypoint may be, in order: as a native program, and as wasm."""
+    native = list(candidates(entrypoint.arg0, process))
+    wasm = list(candidates(entrypoint.path, process, current_directory=True)) if entrypoint.path else []
+    return native, wasm
+
+
+def _is_open(descriptor: int) -> bool:
     try:
-        return {int(name) for name in os.listdir(listing)} - {listing}  # whose number the next file would get
-    finally:
-        os.close(listing)
+        fcntl.fcntl(descriptor, fcntl.F_GETFD)
+    except OSError:
+        return False
+    return True
 
 
 _: type[Executor] = WasmExecutor

@@ -90,7 +90,10 @@ def forget_parent(keep: Iterable[int]) -> None:
         if _signal.getsignal(number) not in (_signal.SIG_DFL, None):
             _signal.signal(number, _signal.SIG_DFL)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
-    logging.disable(logging.CRITICAL)  # its descriptors go now, and their numbers will be other files'
+    # its descriptors go now, and their numbers will be other files'. Not logging.disable(), which visits every logger
+    logging.root.manager.disable = logging.CRITICAL
+    logging.root.handlers.clear()
+    logging.lastResort = None
     process.close_descriptors(set(keep))
     os.umask(0)
 

@@ -165,11 +165,12 @@ class Container:
         _claimed.discard(self._claim)
 
     async def _begin(self) -> None:
-        """Fork the init. From the first line on, the state file names all that exists."""
+        """Fork the init. The state file names whatever exists, before it does, but an init that has made nothing yet:
+        that one ends with the shim.
+        """
         bundle, config = self._config.bundle, self._config
         mounted = self._plan.rootfs if config.rootfs else ""
         self._state = ContainerState(self.id, None, mounted, self._cgroup.paths)
-        write_state(bundle, self._state)
         if config.rootfs:
             os.makedirs(mounted, mode=0o711, exist_ok=True)
         rootfs = await self._mount_by_helpers(mounted)
@@ -199,6 +200,7 @@ class Container:
         wanted = self._config.rootfs
         if not any(is_helper_type(each.type) for each in wanted):
             return wanted
+        write_state(self._config.bundle, self._state)
         await run_in_child(
             lambda: mount_rootfs(wanted, target),
             self._reaper,

@@ -13,14 +13,18 @@ from __future__ import annotations
 import array
 import errno
 import gc
+import importlib
+import marshal
 import os
 import select
 import signal
 import socket
 import struct
+import sys
 import time
 from collections import deque
-from typing import Final, NoReturn
+from types import ModuleType
+from typing import Final, NoReturn, cast
 
 from ..errors import ShimError
 from ..linux import process
@@ -53,9 +57,10 @@ def run_zygote(shim: Shim, path: str) -> int:
     process.close_descriptors(set())
     os.chdir("/")
     os.umask(0o077)
+    _import_asyncio_without_tls()
     from ..shim.serve import prepare
 
-    fixed = (version_text(shim, f"containerd-shim-{shim.name}-v1"), runtime_info(shim))
+    fixed = _fixed_texts(shim)
     prepare(shim)
     ensure_directory(os.path.dirname(path))
     if path != socket_path(entry_command(), os.path.dirname(path)):
@@ -69,6 +74,35 @@ def run_zygote(shim: Shim, path: str) -> int:
     say_ready()
     zygote.run()
     return 0
+
+
+def _fixed_texts(shim: Shim) -> tuple[bytes, bytes]:
+    """What -v and -info print. Found out in a child, for what that imports every fork would copy."""
+    ours, theirs = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            texts = (version_text(shim, f"containerd-shim-{shim.name}-v1"), runtime_info(shim))
+            with open(theirs, "wb") as pipe:
+                marshal.dump(texts, pipe)
+        finally:
+            os._exit(0)
+    os.close(theirs)
+    with open(ours, "rb") as pipe:
+        version, info = marshal.load(pipe)  # noqa: S302  (a child's of this process)
+    os.waitpid(pid, 0)
+    return version, info
+
+
+def _import_asyncio_without_tls() -> None:
+    """asyncio does without `ssl` where there is none; a megabyte that every fork would copy, and no shim uses."""
+    if "ssl" in sys.modules:
+        return
+    sys.modules["ssl"] = cast("ModuleType", None)  # as if it could not be imported
+    try:
+        importlib.import_module("asyncio")
+    finally:
+        del sys.modules["ssl"]
 
 
 class _Caller:
