@@ -63,14 +63,14 @@ class CompileCache:
         self._known: dict[EntryName, _Known] = {}
         self._directory = CacheDirectory(directory)
 
-    def find(self, name: EntryName) -> Found | None:
+    def find(self, name: EntryName, *, note_use: bool = True) -> Found | None:
         """Open the code of *name*, if it is there. Raises: BadEntryError for one that is not to be loaded."""
         with self._directory.opened() as directory:
             descriptor = open_own(name.text + CODE, directory, self.directory)
             if descriptor is None:
                 return None
             try:
-                found = self._judge(name, descriptor, directory)
+                found = self._judge(name, descriptor, directory, note_use)
             except BaseException:
                 os.close(descriptor)
                 raise
@@ -78,17 +78,31 @@ class CompileCache:
                 os.close(descriptor)
             return found
 
+    def is_verified(self, name: EntryName) -> bool:
+        """Whether *name* is there and need not be verified any more in this boot; an entry that is bad is not."""
+        try:
+            found = self.find(name, note_use=False)
+        except BadEntryError:
+            return False
+        if found is None:
+            return False
+        os.close(found.descriptor)
+        return found.record is None
+
     def verify(self, name: EntryName, found: Found) -> None:
         """Compare the code's digest with its record, and note that it is right. Raises: BadEntryError when it is not.
 
-        Reads all of the code.
+        Reads all of the code. The caller holds the entry's lock.
         """
         assert found.record is not None, "it has been verified"
         before = FileIdentity.of(os.fstat(found.descriptor))
         if sha256_of(found.descriptor) != found.record.code_sha256.hex():
             raise BadEntryError(f"{self.directory}/{name.text}{CODE} is damaged: its digest is not the record's")
-        with self._directory.opened() as directory:
-            self._write(directory, name, replace(found.record, boot=boot_id(), verified=before))
+        try:
+            with self._directory.opened() as directory:
+                self._write(directory, name, replace(found.record, boot=boot_id(), verified=before))
+        except CacheError:
+            pass  # no room for the note, say: the code is right all the same, and will be looked at again
 
     def store(self, name: EntryName, code: int, program_bytes: int, lock: int) -> None:
         """Put the bytes of the open file *code* under *name*, making room first. The caller holds *lock* of `try_lock`.
@@ -137,7 +151,7 @@ class CompileCache:
             fcntl.flock(lock, fcntl.LOCK_UN)
             os.close(lock)
 
-    def _judge(self, name: EntryName, descriptor: int, directory: int) -> Found | None:
+    def _judge(self, name: EntryName, descriptor: int, directory: int, note_use: bool) -> Found | None:
         identity = FileIdentity.of(os.fstat(descriptor))
         known = self._known.get(name)
         if known is not None and known.identity == identity:
@@ -153,7 +167,8 @@ class CompileCache:
             )
         if (record.boot, record.verified) != (boot_id(), identity):
             return Found(descriptor, record)
-        self._known[name] = _Known(identity, _touch(directory, name))
+        if note_use:
+            self._known[name] = _Known(identity, _touch(directory, name))
         if len(self._known) > _KNOWN:
             del self._known[next(iter(self._known))]
         return Found(descriptor)
