@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -77,6 +78,21 @@ def test_the_second_container_does_not_compile_nor_does_another_shim(play: Play,
         assert [compiled(container) for container in containers] == [1, 0, 0]
 
     play(2, scenario)
+
+
+def test_what_an_operator_has_warmed_is_not_compiled_by_a_shim(play: Play, tmp_path: Path) -> None:
+    async def scenario(pods: list[Pod]) -> None:
+        programs = {"module.wasm": HELLO_WORLD.bytes, "component.wasm": COMPONENT_HELLO_WORLD.bytes}
+        for name, program in programs.items():
+            (tmp_path / name).write_bytes(program)
+        command = [sys.executable, "-c", "from containerd_shim_wasm.cache_command import cache; cache()"]
+        options = ["warm", "--engine", "wasmtime", "--directory", str(pods[0].cache)]
+        subprocess.run([*command, *options, *(str(tmp_path / name) for name in programs)], check=True)
+        containers = [hello(pods[0], program) for program in programs.values()]
+        assert [await container.run() for container in containers] == [0, 0]
+        assert compiled(*containers) == 0
+
+    play(1, scenario)
 
 
 def test_two_shims_at_once_compile_once(play: Play) -> None:
