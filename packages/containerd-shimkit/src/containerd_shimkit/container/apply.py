@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -49,7 +50,7 @@ else:  # the module takes a megabyte of memory, which every container's fork wou
         raise AssertionError(f"no case for {value!r}")
 
 
-__all__ = ["Site", "apply"]
+__all__ = ["Site", "apply", "make_cgroup"]
 
 _NO_LINKS: Final = ("proc", "sysfs")
 _STRICT: Final = paths.RESOLVE_IN_ROOT | paths.RESOLVE_NO_SYMLINKS
@@ -70,7 +71,7 @@ class Site:
     """Where the operations happen: the root's path on the host, the container's cgroup, and the new root once made."""
 
     rootfs: str
-    cgroup: CgroupV1 | None
+    cgroup: CgroupV1
     root_fd: int = field(default=-1)
     hosts: set[str] = field(default_factory=lambda: set[str]())  # joined namespaces that are the host's own
     has_directory: bool = field(default=False)
@@ -80,11 +81,30 @@ def apply(operation: Operation, site: Site) -> None:
     """Carry *operation* out. Raises: ShimError that names the operation, its values and the kernel's reason."""
     try:
         _apply(operation, site)
-    except ValueError as error:
-        raise InvalidArgumentError(f"cannot set the container up: {_name(operation)}: {error}") from error
-    except OSError as error:
-        kind = _KINDS.get(error.errno or 0, InternalError)
-        raise kind(f"cannot set the container up: {_name(operation)}: {error}{_cure(operation, error)}") from error
+    except (ValueError, OSError) as error:
+        raise _explained(operation, error) from error
+
+
+def make_cgroup(cgroup: CgroupV1, operations: Iterable[Operation]) -> None:
+    """Make the cgroup that one of *operations* enters, with its limits; nothing when none does.
+
+    Done by the shim, whose memory it does not cost anew for each container. Raises: ShimError as `apply` does.
+    """
+    for operation in operations:
+        if isinstance(operation, JoinCgroup):
+            try:
+                cgroup.create()
+                if operation.resources is not None:
+                    cgroup.apply(operation.resources)
+            except (ValueError, OSError) as error:
+                raise _explained(operation, error) from error
+
+
+def _explained(operation: Operation, error: ValueError | OSError) -> ShimError:
+    """What went wrong, as the error that the caller is to see."""
+    kind = _KINDS.get(error.errno or 0, InternalError) if isinstance(error, OSError) else InvalidArgumentError
+    cure = _cure(operation, error) if isinstance(error, OSError) else ""
+    return kind(f"cannot set the container up: {_name(operation)}: {error}{cure}")
 
 
 def _name(operation: Operation) -> str:
@@ -111,12 +131,8 @@ def _apply(operation: Operation, site: Site) -> None:
     match operation:
         case SetOomScoreAdj(value):
             _write("/proc/self/oom_score_adj", str(value))
-        case JoinCgroup(resources):
-            if site.cgroup is not None:
-                site.cgroup.create()
-                if resources is not None:
-                    site.cgroup.apply(resources)
-                site.cgroup.join()
+        case JoinCgroup():
+            site.cgroup.join()
         case JoinNamespace(kind, path):
             _join_namespace(kind, path, site)
         case Unshare(kinds):

@@ -27,6 +27,7 @@ from ..linux.pidfd import identify
 from ..oci.spec import Spec
 from ..shim.reaper import Reaper
 from . import stats
+from .apply import make_cgroup
 from .channel import Channel, Message
 from .executor import Executor
 from .forker import Forker
@@ -190,6 +191,7 @@ class Container:
         # the init waits for "go": nothing is made before its pid is on record
         self._state = ContainerState(self.id, identify(self.pid), mounted, self._cgroup.paths)
         write_state(bundle, self._state)
+        make_cgroup(self._cgroup, self._plan.host)
         try:
             channel.send({"kind": "go"})
         except BrokenPipeError:

@@ -45,7 +45,7 @@ class SetOomScoreAdj:
 
 @dataclass(frozen=True, slots=True)
 class JoinCgroup:
-    """Make the container's cgroup (its paths are made when the shim knows them), limit it, enter it."""
+    """Enter the container's cgroup, which the shim has made with the limits *resources*."""
 
     resources: Resources | None
 

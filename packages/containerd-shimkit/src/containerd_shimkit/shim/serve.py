@@ -14,6 +14,7 @@ from typing import Final
 from ..container.closed_world import close_imports, pin_libraries
 from ..instance import Instance, InstanceConfig
 from ..linux import process
+from ..linux.quiet_fork import quieten_forks
 from ..linux.rlimits import raise_descriptor_limit
 from ..task.service import TaskService
 from ..ttrpc.aio.server import Call, Handler, Server
@@ -40,6 +41,7 @@ def prepare(shim: Shim) -> None:
     shim.warm()
     pin_libraries()
     close_imports()
+    quieten_forks()
 
 
 def serve(shim: Shim, service: Service) -> None:

@@ -61,7 +61,10 @@ def run_zygote(shim: Shim, path: str) -> int:
     from ..shim.serve import prepare
 
     fixed = _fixed_texts(shim)
+    from ..shim.rehearsal import rehearse
+
     prepare(shim)
+    rehearse()
     ensure_directory(os.path.dirname(path))
     if path != socket_path(entry_command(), os.path.dirname(path)):
         os.write(2, b"its context is another than its caller's\n")
