@@ -9,9 +9,17 @@ import time
 from pathlib import Path
 
 import pytest
-from containerd_shimkit import InvalidArgumentError, UnavailableError
+from containerd_shimkit import InvalidArgumentError
 from containerd_shimkit.shim import group
-from containerd_shimkit.shim.group import GroupLock, announce, decode_announcement, listen, remove_dead_socket
+from containerd_shimkit.shim.group import (
+    ANNOUNCED_FOR,
+    GroupLock,
+    decode_id,
+    forget,
+    is_alive,
+    listen,
+    remove_dead_socket,
+)
 from containerd_shimkit.ttrpc.aio.server import Call, Server
 from containerd_shimkit.wire import bytes_field, varint_field
 
@@ -21,16 +29,6 @@ def path(tmp_path: Path) -> str:
     directory = tmp_path / "s"
     directory.mkdir(mode=0o700)
     return str(directory / "socket")
-
-
-async def answer_of(server: Server, path: str) -> bool:
-    """What `announce` makes of *server*."""
-    with listen(path) as listener:
-        server.start(listener)
-        try:
-            return await asyncio.get_running_loop().run_in_executor(None, announce, path, "c1")
-        finally:
-            await server.close()
 
 
 def test_a_listener_is_its_owners_alone(path: str) -> None:
@@ -51,53 +49,80 @@ def test_a_directory_that_others_can_write_to_is_refused(path: str) -> None:
         listen(path)
 
 
-def test_the_shim_hears_of_a_container_to_come(path: str) -> None:
+def test_nobody_is_there_without_a_socket_or_behind_a_dead_one(path: str) -> None:
+    assert not is_alive(path)
+    listen(path).close()
+    assert not is_alive(path)
+
+
+def test_a_listener_is_alive_and_not_woken_by_the_question(path: str) -> None:
+    with listen(path) as listener:
+        assert is_alive(path)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+def test_an_announcement_stands_in_the_locks_file_for_a_while(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with GroupLock(path) as lock:
+        lock.announce("c1")
+        before = time.monotonic()
+        lock.announce("c2")
+        lock.announce("c1")
+    with GroupLock(path) as lock:
+        found = lock.announced()
+        assert set(found) == {"c1", "c2"}
+        assert found["c1"] >= before, "the last one counts"
+        later = time.monotonic() + ANNOUNCED_FOR
+        monkeypatch.setattr("containerd_shimkit.shim.group.time.monotonic", lambda: later)
+        assert lock.announced() == {}
+
+
+def test_announcements_to_a_dead_shim_are_forgotten(path: str) -> None:
+    with GroupLock(path) as lock:
+        lock.announce("c1")
+        lock.forget_all()
+        lock.announce("c2")
+        assert set(lock.announced()) == {"c2"}
+
+
+def test_what_a_full_disk_cut_is_no_announcement(path: str) -> None:
+    Path(f"{path}.lock").write_bytes(b"\n12\nx y\n\xff c\n")
+    with GroupLock(path) as lock:
+        lock.announce("c1")
+        assert set(lock.announced()) == {"c1"}
+
+
+def test_the_file_of_announcements_does_not_grow_for_ever(path: str) -> None:
+    with GroupLock(path) as lock:
+        for number in range(6000):
+            lock.announce(f"container-{number % 10}")
+        assert os.stat(f"{path}.lock").st_size < 2 << 16
+        assert len(lock.announced()) == 10
+
+
+def test_a_shim_that_lives_is_told_that_a_container_is_given_up(path: str) -> None:
     heard: list[str] = []
 
     async def take(call: Call, payload: bytes) -> bytes:
-        heard.append(decode_announcement(payload))
+        heard.append(decode_id(payload))
         return b""
 
-    async def scenario() -> bool:
-        return await answer_of(Server({group.GROUP_SERVICE: {group.ANNOUNCE_METHOD: take}}), path)
+    async def scenario() -> None:
+        server = Server({group.GROUP_SERVICE: {group.FORGET_METHOD: take}})
+        with listen(path) as listener:
+            server.start(listener)
+            await asyncio.get_running_loop().run_in_executor(None, forget, path, "c1")
+            await server.close()
 
-    assert asyncio.run(scenario())
+    forget(path, "c1")  # nobody is there
+    asyncio.run(scenario())
     assert heard == ["c1"]
 
 
-def test_somebody_elses_server_is_not_taken_for_the_shim(path: str) -> None:
-    async def scenario() -> bool:
-        return await answer_of(Server({}), path)
-
-    with pytest.raises(UnavailableError, match="is not this shim"):
-        asyncio.run(scenario())
-
-
-def test_nobody_is_there_without_a_socket_or_behind_a_dead_one(path: str) -> None:
-    assert not announce(path, "c1")
-    listen(path).close()
-    assert not announce(path, "c1")
-
-
-def test_a_shim_that_dies_before_it_answers_is_not_there(path: str) -> None:
-    with listen(path) as listener:
-        listener.setblocking(True)
-        thread = threading.Thread(target=lambda: listener.accept()[0].close())
-        thread.start()
-        assert not announce(path, "c1")
-        thread.join()
-
-
-def test_a_shim_that_hangs_is_an_error_with_a_cure(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group, "_ANSWER_TIMEOUT", 0.05)
-    with listen(path), pytest.raises(UnavailableError, match="exists but gave no answer"):
-        announce(path, "c1")
-
-
 @pytest.mark.parametrize("payload", [b"", b"\xff", varint_field(1, 3), bytes_field(2, "c1"), bytes_field(1, b"\xff")])
-def test_an_announcement_needs_an_id(payload: bytes) -> None:
-    with pytest.raises(InvalidArgumentError, match="announcement"):
-        decode_announcement(payload)
+def test_a_request_of_the_groups_service_needs_an_id(payload: bytes) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"containerd\.shimkit\.v1\.Group"):
+        decode_id(payload)
 
 
 def test_the_lock_keeps_others_out_until_it_is_released(path: str) -> None:

@@ -1,8 +1,8 @@
-"""Forks that write less: what the standard library does in each child, for threads that there are none of, is left out.
+"""Forks that write less: what the standard library does in each child for the sake of threads is left out.
 
-After a fork `threading` and `logging` make new locks for everything they know, in Python: half a megabyte of memory that
-the child no longer shares with its parent, and the time for copying it, in every container. A process that has one
-thread whenever it forks has no lock that another could hold.
+After a fork `threading` and `logging` make new locks for everything they know, in Python: half a megabyte of memory
+that the child no longer shares with its parent, and the time for copying it, in every container. A process that has
+one thread whenever it forks has no lock that another could hold.
 """
 
 from __future__ import annotations

@@ -19,12 +19,24 @@ from ..oci.strict_json import decode_object
 from ..zygote.messages import Reply
 from . import address, messages
 from .args import ShimArgs
-from .group import GroupLock, announce, forget, listen, remove_dead_socket
+from .group import GroupLock, forget, is_alive, listen, remove_dead_socket
 
 if TYPE_CHECKING:
     from ..instance import Instance, InstanceConfig
 
-__all__ = ["Outcome", "Service", "Shim", "failure", "perform", "runtime_info", "version_text"]
+__all__ = [
+    "Outcome",
+    "Service",
+    "Shim",
+    "failure",
+    "group_socket",
+    "open_service",
+    "perform",
+    "runtime_info",
+    "start_answer",
+    "version_text",
+    "write_address",
+]
 
 _KILLED: Final = 137
 _PROTOCOL_VERSION: Final = 2
@@ -108,10 +120,10 @@ def open_service(shim: Shim, args: ShimArgs) -> Service:
     path = _socket_path(shim, args, bundle, request)
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     with GroupLock(path):
-        if announce(path, args.id):
+        if is_alive(path):
             raise InvalidArgumentError(f"a shim of this group is serving already, at {path}")
         listener = listen(path)
-        _write_address(bundle, f"unix://{path}")
+        write_address(f"unix://{path}")
     return Service(args, listener, bundle, request)
 
 
@@ -124,9 +136,11 @@ def _start(shim: Shim, args: ShimArgs, request: messages.StartInput) -> Outcome:
     lock.acquire()
     listener = None
     try:
-        if not announce(path, args.id):
+        if not is_alive(path):
+            lock.forget_all()
             listener = listen(path)
-        _write_address(bundle, f"unix://{path}")
+        lock.announce(args.id)
+        write_address(f"unix://{path}")
     except BaseException:
         if listener is not None:
             listener.close()
@@ -135,7 +149,7 @@ def _start(shim: Shim, args: ShimArgs, request: messages.StartInput) -> Outcome:
         raise
     lock.release()
     service = None if listener is None else Service(args, listener, bundle, request)
-    return Outcome(Reply(0, _answer(request, f"unix://{path}")), service)
+    return Outcome(Reply(0, start_answer(request, f"unix://{path}")), service)
 
 
 def _delete(shim: Shim, args: ShimArgs) -> bytes:
@@ -166,8 +180,15 @@ def _socket_path(shim: Shim, args: ShimArgs, bundle: str, request: messages.Star
         raise InvalidArgumentError(
             f"{bundle}/config.json does not exist; `{args.action}` must be run in a container's bundle"
         )
-    config = decode_object(text, f"{bundle}/config.json")
-    group = address.group_of(config.text_mapping("annotations"), args.id)
+    return group_socket(shim, args, text, f"{bundle}/config.json", request)
+
+
+def group_socket(shim: Shim, args: ShimArgs, config: str | bytes, source: str, request: messages.StartInput) -> str:
+    """Where the shim of the container's group listens, as *config*, the content of config.json, has it.
+
+    *source* names that file in errors. Raises: InvalidArgumentError.
+    """
+    group = address.group_of(decode_object(config, source).text_mapping("annotations"), args.id)
     directory = (request.bootstrap.socket_dir if request.bootstrap else "") or address.DEFAULT_SOCKET_DIR
     # shims of other engines, and of other makers, may serve a group of the same name: each has a socket of its own
     return address.socket_path(directory, args.address, args.namespace, f"{shim.name}.{group}")
@@ -183,15 +204,22 @@ def _read_text(path: str) -> str | None:
         raise InvalidArgumentError(f"{path} is not UTF-8: {error}") from error
 
 
-def _write_address(bundle: str, text: str) -> None:
-    """containerd 1.x finds a shim again by this file: the bare address, no newline, whole or not at all."""
-    temporary = os.path.join(bundle, ".address")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(temporary, os.path.join(bundle, "address"))
+def write_address(text: str, directory: int | None = None) -> None:
+    """Put *text* into the file `address` of the bundle (*directory*, or the current one), whole or not at all.
+
+    containerd 1.x finds a shim again by this file: the bare address, no newline. Raises: OSError.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(".address", flags, 0o644, dir_fd=directory)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+    os.replace(".address", "address", src_dir_fd=directory, dst_dir_fd=directory)
 
 
-def _answer(request: messages.StartInput, text: str) -> bytes:
+def start_answer(request: messages.StartInput, text: str) -> bytes:
+    """What `start` prints for the address *text*, in the form that *request* asks for."""
     if request.bootstrap is None:
         return text.encode()
     return messages.encode_bootstrap_result(_PROTOCOL_VERSION, text, "ttrpc")

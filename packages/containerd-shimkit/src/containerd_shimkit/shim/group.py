@@ -1,8 +1,9 @@
 """One shim a group of containers, though starts and the shim's own end race: the lock, the socket, the announcement.
 
 Whoever looks for a group's shim, makes it or takes it away holds the group's lock. A `start` that finds a living shim
-announces its container to it before it lets go of the lock; from then on the shim stays until that container has been
-created and deleted, or has not come for a while. So an address that `start` has printed is never a dead one.
+announces its container in the lock's file before it lets go of it. The shim reads that file, under the lock, before it
+ends, and stays when a container has been announced and not come yet, for a while. So an address that `start` has
+printed is never a dead one, and nobody has to wake the shim to say so.
 """
 
 from __future__ import annotations
@@ -12,37 +13,41 @@ import fcntl
 import os
 import socket
 import stat
+import time
 from types import TracebackType
 from typing import Final
 
-from ..errors import InvalidArgumentError, UnavailableError
+from ..errors import InvalidArgumentError
 from ..wire import WireError, bytes_field, decode_fields
 
 __all__ = [
-    "ANNOUNCE_METHOD",
+    "ANNOUNCED_FOR",
     "FORGET_METHOD",
     "GROUP_SERVICE",
     "GroupLock",
-    "announce",
-    "decode_announcement",
+    "decode_id",
     "forget",
+    "is_alive",
     "listen",
     "remove_dead_socket",
 ]
 
 GROUP_SERVICE: Final = "containerd.shimkit.v1.Group"
-ANNOUNCE_METHOD: Final = "Announce"
 FORGET_METHOD: Final = "Forget"
+ANNOUNCED_FOR: Final = 60.0  # seconds that a shim waits for the Create of a container that a `start` has announced
 
-_ANSWER_TIMEOUT: Final = 10.0
+_LONGEST_FILE: Final = 1 << 16  # bytes of announcements; then those that are over go
 _FORGET_TIMEOUT: Final = 0.5  # of the 5 s that `delete` has
 _BACKLOG: Final = 512
-_HEADER: Final = 10
-_REQUEST, _RESPONSE = 1, 2
+_HEADER: Final = 10  # of a ttrpc frame
+_REQUEST = 1
 
 
 class GroupLock:
-    """An exclusive lock beside a group's socket, held by a process; its file goes with the group."""
+    """An exclusive lock beside a group's socket, held by a process; its file goes with the group.
+
+    In the file are the containers that have been announced, each with the time, of the clock that counts from the boot.
+    """
 
     def __init__(self, socket_path: str) -> None:
         self._path = f"{socket_path}.lock"
@@ -70,6 +75,36 @@ class GroupLock:
             os.unlink(self._path)
         os.close(self._descriptor)
         self._descriptor = -1
+
+    def announce(self, id: str) -> None:  # noqa: A002
+        """Note, while holding the lock, that the container *id* is about to be created. Raises: OSError."""
+        if os.fstat(self._descriptor).st_size > _LONGEST_FILE:
+            recent = self.announced()
+            os.ftruncate(self._descriptor, 0)
+            for each, moment in recent.items():
+                self._note(each, moment)
+        self._note(id, time.monotonic())
+
+    def announced(self) -> dict[str, float]:
+        """The containers announced within the last `ANNOUNCED_FOR` seconds, and when. Raises: OSError."""
+        found: dict[str, float] = {}
+        oldest = time.monotonic() - ANNOUNCED_FOR
+        size = os.fstat(self._descriptor).st_size
+        for line in os.pread(self._descriptor, size, 0).decode(errors="replace").splitlines():
+            moment, _, id = line.partition(" ")  # noqa: A001
+            try:
+                found[id] = float(moment)
+            except ValueError:
+                continue  # a disk that was full cut it
+        return {id: moment for id, moment in found.items() if id and moment > oldest}  # noqa: A001
+
+    def forget_all(self) -> None:
+        """Begin anew: what is there was announced to a shim that is dead. Raises: OSError."""
+        os.ftruncate(self._descriptor, 0)
+
+    def _note(self, id: str, moment: float) -> None:  # noqa: A002
+        os.lseek(self._descriptor, 0, os.SEEK_END)
+        os.write(self._descriptor, f"{moment:.6f} {id}\n".encode())
 
     def __enter__(self) -> GroupLock:
         self.acquire()
@@ -120,45 +155,25 @@ def listen(path: str) -> socket.socket:
     return listener
 
 
-def announce(path: str, id: str) -> bool:  # noqa: A002
-    """Tell the shim that listens at *path* of a container to come; False when no shim lives there.
-
-    Raises: UnavailableError when one does but gives no answer in time, or one that is not our shim's.
-    """
-    return _tell(path, ANNOUNCE_METHOD, id, _ANSWER_TIMEOUT)
+def is_alive(path: str) -> bool:
+    """Whether a process listens at *path*. It is not woken: the kernel itself refuses a socket of another type."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as probe:
+        return probe.connect_ex(path) not in (errno.ECONNREFUSED, errno.ENOENT)
 
 
 def forget(path: str, id: str) -> None:  # noqa: A002
     """Tell a shim that may live at *path* that containerd has given the container *id* up, and will not ask for it.
 
-    It is told, not waited for: `delete` has done what matters.
+    It is told, not waited for: `delete` has done what matters. Whoever else may listen there takes no notice.
     """
-    try:
-        _tell(path, FORGET_METHOD, id, _FORGET_TIMEOUT)
-    except UnavailableError:
-        pass  # it hangs, or is somebody else's
-
-
-def _tell(path: str, method: str, id: str, timeout: float) -> bool:  # noqa: A002
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(timeout)
+        connection.settimeout(_FORGET_TIMEOUT)
         try:
             connection.connect(path)
-            connection.sendall(_request(method, id))
-            header = _read(connection, _HEADER)
-            body = None if header is None else _read(connection, int.from_bytes(header[:4], "big"))
-            if header is None or body is None:
-                return False
-        except (FileNotFoundError, ConnectionError):
-            return False
-        except TimeoutError:
-            raise UnavailableError(
-                f"the shim at {path} exists but gave no answer within {timeout:g} s; "
-                "if it hangs, end it (its containers are cleaned up by containerd) and try again"
-            ) from None
-    if header[8] != _RESPONSE or body:  # a success is an empty message; anything else comes from somebody else
-        raise UnavailableError(f"what listens at {path} is not this shim; end it, or remove its socket, and try again")
-    return True
+            connection.sendall(_request(FORGET_METHOD, id))
+            connection.recv(_HEADER)
+        except OSError:
+            pass  # nobody is there, or it hangs
 
 
 def remove_dead_socket(path: str) -> None:
@@ -169,36 +184,24 @@ def remove_dead_socket(path: str) -> None:
     if not lock.acquire(blocking=False):
         return  # a `start` is at it, and will put its own socket there
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connection:
-            outcome = connection.connect_ex(path)
-        if outcome == errno.ECONNREFUSED:
+        if os.path.lexists(path) and not is_alive(path):
             os.unlink(path)
     finally:
         lock.release(remove=not os.path.lexists(path))
 
 
-def decode_announcement(payload: bytes) -> str:
-    """The container's id in an announcement. Raises: InvalidArgumentError."""
+def decode_id(payload: bytes) -> str:
+    """The container's id in a request of the group's service. Raises: InvalidArgumentError."""
     try:
         for number, value in decode_fields(payload):
             if number == 1 and isinstance(value, bytes):
                 return value.decode()
     except (WireError, UnicodeDecodeError) as error:
-        raise InvalidArgumentError(f"an announcement that cannot be read: {error}") from error
-    raise InvalidArgumentError("an announcement without an id")
+        raise InvalidArgumentError(f"a request of {GROUP_SERVICE} that cannot be read: {error}") from error
+    raise InvalidArgumentError(f"a request of {GROUP_SERVICE} without an id")
 
 
 def _request(method: str, id: str) -> bytes:  # noqa: A002
     """A whole ttrpc request, made by hand: `start` has no time to import a client."""
     envelope = bytes_field(1, GROUP_SERVICE) + bytes_field(2, method) + bytes_field(3, bytes_field(1, id))
     return len(envelope).to_bytes(4, "big") + (1).to_bytes(4, "big") + bytes((_REQUEST, 0)) + envelope
-
-
-def _read(connection: socket.socket, size: int) -> bytes | None:
-    data = b""
-    while len(data) < size:
-        piece = connection.recv(size - len(data))
-        if not piece:
-            return None
-        data += piece
-    return data

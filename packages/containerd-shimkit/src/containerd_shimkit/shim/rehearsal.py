@@ -1,4 +1,4 @@
-"""Serving tasks that do not exist, before the first that does: so that what shims do first is not done for the first time.
+"""Serving tasks that do not exist, before the first that does: what shims do first has been done before.
 
 An interpreter adapts code to what it sees: it fills caches in the code itself, in types, in dictionaries, and learns
 which instructions may be replaced by faster ones. Every shim would do that anew, each in its own copy of the memory. A

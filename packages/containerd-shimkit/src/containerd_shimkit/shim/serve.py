@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Mapping
 from typing import Final
 
@@ -20,7 +21,7 @@ from ..task.service import TaskService
 from ..ttrpc.aio.server import Call, Handler, Server
 from .actions import Service, Shim
 from .args import ShimArgs
-from .group import ANNOUNCE_METHOD, FORGET_METHOD, GROUP_SERVICE, GroupLock, decode_announcement
+from .group import ANNOUNCED_FOR, FORGET_METHOD, GROUP_SERVICE, GroupLock, decode_id
 from .logger import BundleLogHandler
 from .messages import shim_cgroup_of
 from .publisher import Publisher
@@ -30,8 +31,8 @@ __all__ = ["prepare", "serve"]
 
 _log = logging.getLogger(__name__)
 
-_ANNOUNCED_FOR: Final = 60.0  # seconds that a shim waits for the Create that a `start` has announced
 _LOCK_RETRY: Final = 0.02
+_MOST_NOTED: Final = 256
 _FLUSH_TIMEOUT: Final = 5.0
 _LEAVE_GRACE: Final = 0.5
 
@@ -91,7 +92,7 @@ class _Serving:
         self._publisher = Publisher(events_address, args.namespace)
         self._path = str(listener.getsockname())
         self._socket = os.stat(self._path)
-        self._announced: dict[str, asyncio.TimerHandle] = {}
+        self._asked_for: dict[str, float] = {}  # when a container came, went, or was given up
         self._ended = asyncio.Event()
         self._is_gone = False
         self._grace = _FLUSH_TIMEOUT
@@ -110,16 +111,16 @@ class _Serving:
             self._publisher,
             on_shutdown=self._end_if_idle,
             containerd_address=self._args.address,
-            may_shut_down=lambda: not self._announced,
-            on_create=self._withdraw,
-            on_forget=self._handler.remove,
+            on_create=self._note,
+            on_forget=self._remove,
         )
-        self._announce(self._args.id)
+        # a shim whose `start` is never followed by a Create goes away by itself
+        loop.call_later(ANNOUNCED_FOR, self._end_if_idle)
         server = Server({**self._tasks.services(), GROUP_SERVICE: self._group_handlers()})
         server.start(self._listener)
         _log.info("serving %s at %s", self._shim.name, self._path)
         await self._ended.wait()
-        self._let_go_of_socket()
+        self._let_go_of_socket(by_force=True)
         await server.close(grace=self._grace)
         await self._publisher.close(_FLUSH_TIMEOUT)
         _log.info("the shim has ended")
@@ -138,62 +139,59 @@ class _Serving:
             raise
 
     def _group_handlers(self) -> Mapping[str, Handler]:
-        async def announce(call: Call, payload: bytes) -> bytes:
-            del call
-            self._announce(decode_announcement(payload))
-            return b""
-
         async def forget(call: Call, payload: bytes) -> bytes:
             del call
-            id = decode_announcement(payload)  # noqa: A001
-            self._withdraw(id)
+            id = decode_id(payload)  # noqa: A001
+            self._note(id)
             self._tasks.abandon(id)
             return b""
 
-        return {ANNOUNCE_METHOD: announce, FORGET_METHOD: forget}
+        return {FORGET_METHOD: forget}
 
-    def _announce(self, id: str) -> None:  # noqa: A002
-        """Stay for the container *id*, which a `start` is making, for a while."""
-        self._withdraw(id)
-        if id in self._tasks.task_ids:
-            return  # a second `start` for a container that has come already
-        self._announced[id] = asyncio.get_running_loop().call_later(_ANNOUNCED_FOR, self._give_up, id)
+    def _remove(self, id: str) -> None:  # noqa: A002
+        self._note(id)  # a `start` while it was there has announced nothing
+        self._handler.remove(id)
 
-    def _withdraw(self, id: str) -> None:  # noqa: A002
-        timer = self._announced.pop(id, None)
-        if timer is not None:
-            timer.cancel()
-
-    def _give_up(self, id: str) -> None:  # noqa: A002
-        self._withdraw(id)
-        _log.warning("container %s was announced by start, but has not been created in %g s", id, _ANNOUNCED_FOR)
-        self._end_if_idle()
+    def _note(self, id: str) -> None:  # noqa: A002
+        """Note that the container *id* is or was there, or will not come: from now on nobody waits for it."""
+        now = time.monotonic()
+        self._asked_for[id] = now
+        if len(self._asked_for) > _MOST_NOTED:
+            self._asked_for = {each: moment for each, moment in self._asked_for.items() if moment > now - ANNOUNCED_FOR}
 
     def _end_if_idle(self) -> None:
-        """End the group, unless a container has come or is coming."""
-        if self._tasks.task_ids or self._announced or self._ended.is_set():
+        """End the group, unless a container is there or coming."""
+        if self._tasks.task_ids or self._ended.is_set():
             return
-        if self._let_go_of_socket():
+        retry = self._let_go_of_socket()
+        if retry is None:
             self._tasks.close()
             self._ended.set()
-        else:  # a `start` is looking at us right now: see what it has decided
-            asyncio.get_running_loop().call_later(_LOCK_RETRY, self._end_if_idle)
+        else:
+            asyncio.get_running_loop().call_later(retry, self._end_if_idle)
 
-    def _let_go_of_socket(self) -> bool:
-        """Take the group's socket away, so that the next `start` makes a shim of its own; False while one is at it."""
+    def _let_go_of_socket(self, *, by_force: bool = False) -> float | None:
+        """Take the group's socket away, so that the next `start` makes a shim of its own; None when that is done.
+
+        Else in how many seconds to try again: a `start` is looking at this shim right now, or, unless *by_force*, has
+        announced a container that has not come.
+        """
         if self._is_gone:
-            return True
-        if self._stands_there():
-            lock = GroupLock(self._path)
-            if not lock.acquire(blocking=False):
-                return False
-            try:
-                if self._stands_there():
-                    os.unlink(self._path)
-            finally:
-                lock.release(remove=not os.path.lexists(self._path))
+            return None
+        lock = GroupLock(self._path)
+        if not lock.acquire(blocking=False):
+            return _LOCK_RETRY
+        try:
+            if self._stands_there():
+                coming = {} if by_force else lock.announced()
+                if waited_for := [each for each in coming if coming[each] > self._asked_for.get(each, 0.0)]:
+                    left = max(coming[each] for each in waited_for) + ANNOUNCED_FOR - time.monotonic()
+                    return max(left, _LOCK_RETRY)
+                os.unlink(self._path)
+        finally:
+            lock.release(remove=not os.path.lexists(self._path))
         self._is_gone = True
-        return True
+        return None
 
     def _stands_there(self) -> bool:
         """Whether the socket at the path is this shim's: somebody may have removed it, and another shim come."""

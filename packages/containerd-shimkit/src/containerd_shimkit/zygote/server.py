@@ -3,7 +3,7 @@ nothing.
 
 A caller connects, sends its request, and hears "accepted" before anything is done for it; from then on a child of the
 zygote holds the connection, does what was asked, and replies. After a `start` that child becomes the shim. What needs
-no child (`-v`, `-info`, a `delete` after which nothing is left to remove) is answered by the zygote itself.
+no child (`-v`, `-info`, and what is in `quick`) is answered by the zygote itself.
 
 The zygote never opens a path that a caller names: it could hang there, and everybody with it. That is a child's work.
 """
@@ -36,7 +36,7 @@ from .client import ensure_directory, say_ready
 from .identity import Identity
 from .messages import Reply, Request
 from .naming import entry_command, socket_path
-from .quick_delete import delete_response
+from .quick import delete_response, input_at_hand, start_response
 
 __all__ = ["run_zygote"]
 
@@ -245,37 +245,63 @@ class _Zygote:
 
     def _serve(self, caller: _Caller, request: Request) -> None:
         """Answer without a child, or have a child do it, which closes its caller's connection."""
+        data: bytes | None = None
         try:
             args = parse_args(request.words[1:])
-            reply = self._answer_at_once(args, caller)
+            if args.action == "start":
+                data = self._read_input(caller)
+            reply = self._answer_at_once(args, caller, data)
         except ShimError as error:
             args, reply = ShimArgs(), failure(self._shim, error)
+        except OSError:
+            args, reply = ShimArgs(), None
         self._idle_since = time.monotonic()
         try:
             if reply is not None:
                 _send_reply(caller.connection, reply)
             else:
-                self._fork(caller, request, args)
-        except OSError:
-            pass  # the end of its connection tells the caller that nobody works for it: it does so itself
+                self._fork(caller, request, args, data)
+        except OSError as error:
+            if data:  # which is read, so that nobody else can do it
+                self._refuse(caller, error)
+            # else the end of its connection tells the caller that nobody works for it: it does so itself
         finally:
             caller.close()
 
-    def _answer_at_once(self, args: ShimArgs, caller: _Caller) -> Reply | None:
+    def _refuse(self, caller: _Caller, error: OSError) -> None:
+        cure = "; raise the limit of processes (pids.max) of containerd's cgroup" if error.errno == errno.EAGAIN else ""
+        why = OSError(error.errno, f"the zygote cannot fork a shim: {error.strerror}{cure}")
+        try:
+            _send_reply(caller.connection, failure(self._shim, why))
+        except OSError:
+            pass  # the caller is gone
+
+    def _read_input(self, caller: _Caller) -> bytes | None:
+        """The caller's standard input, if it is all there; else None: a child can wait for it."""
+        data = input_at_hand(caller.stdin)
+        if data:
+            caller.connection.send(messages.COMMITTED)  # nobody can read it again
+        return data
+
+    def _answer_at_once(self, args: ShimArgs, caller: _Caller, data: bytes | None) -> Reply | None:
         version, info = self._fixed
+        response: bytes | None = None
         if args.version:
-            return Reply(0, version)
-        if args.info:
-            return Reply(0, info)
-        response = delete_response(args.bundle, caller.directory) if args.action == "delete" else None
+            response = version
+        elif args.info:
+            response = info
+        elif args.action == "delete":
+            response = delete_response(args.bundle, caller.directory)
+        elif args.action == "start" and data is not None:
+            response = start_response(self._shim, args, caller.directory, data)
         return None if response is None else Reply(0, response)
 
-    def _fork(self, caller: _Caller, request: Request, args: ShimArgs) -> None:
+    def _fork(self, caller: _Caller, request: Request, args: ShimArgs, data: bytes | None) -> None:
         if os.fork() == 0:
-            self._be_child(caller, request, args)
+            self._be_child(caller, request, args, data)
         self._children += 1
 
-    def _be_child(self, caller: _Caller, request: Request, args: ShimArgs) -> NoReturn:
+    def _be_child(self, caller: _Caller, request: Request, args: ShimArgs, data: bytes | None) -> NoReturn:
         status = 1
         try:
             signal.set_wakeup_fd(-1)
@@ -288,7 +314,7 @@ class _Zygote:
             os.umask(0o022)
             process.set_command_line(shim_title(request.words))
             connection.setblocking(True)
-            status = _carry_out(self._shim, args, request.words[0], connection, stdin)
+            status = _carry_out(self._shim, args, request.words[0], connection, stdin, data)
         except BaseException as error:
             from ..shim.bootstrap import log_failure
 
@@ -328,10 +354,14 @@ class _Zygote:
         self._listener.close()
 
 
-def _carry_out(shim: Shim, args: ShimArgs, program: str, connection: socket.socket, stdin: int) -> int:
+def _carry_out(
+    shim: Shim, args: ShimArgs, program: str, connection: socket.socket, stdin: int, data: bytes | None
+) -> int:
     """In the child: do what was asked, reply, and after a `start` that found no shim be the shim."""
 
     def read_input() -> bytes:
+        if data is not None:
+            return data
         connection.send(messages.COMMITTED)  # what is read now nobody can read again
         with open(stdin, "rb", closefd=False) as file:
             return file.read(MAX_INPUT_BYTES + 1)
