@@ -12,7 +12,7 @@ from containerd_shimkit import InvalidArgumentError
 from .binary import HEAD_SIZE, FileKind, file_kind
 from .context import RuntimeContext, WasmLayer
 
-__all__ = ["DEFAULT_LAYER_TYPES", "HANDLED_BY_DEFAULT", "Engine", "Settings", "make_warm", "warm_engine"]
+__all__ = ["DEFAULT_LAYER_TYPES", "HANDLED_BY_DEFAULT", "Engine", "Settings", "is_warm", "make_warm", "warm_engine"]
 
 DEFAULT_LAYER_TYPES: Final = (
     "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm",
@@ -124,6 +124,11 @@ class Engine(ABC):
 
 
 _warm: dict[tuple[type[Engine], Settings], Engine] = {}
+
+
+def is_warm(kind: type[Engine], settings: Settings) -> bool:
+    """Whether `make_warm` would give an engine that is there already."""
+    return (kind, settings) in _warm
 
 
 def make_warm(kind: type[Engine], settings: Settings) -> Engine:

@@ -10,14 +10,15 @@ from typing import Final
 from containerd_shimkit import ExitStatus, InstanceConfig, span
 from containerd_shimkit.container.channel import Message
 from containerd_shimkit.container.executor import Executor
+from containerd_shimkit.container.forker import Forker
 from containerd_shimkit.container.instance import ContainerInstance
 from containerd_shimkit.oci.spec import Spec
 
-from .engine import Engine
+from .engine import Engine, Settings, is_warm, make_warm
 from .executor import FAILED, WasmExecutor
 from .loader import ProgramDigest, compile_guest
 
-__all__ = ["WasmInstance"]
+__all__ = ["WasmInstance", "engine_of_shim"]
 
 _ENDING: Final = (signals.SIGTERM, signals.SIGINT)
 
@@ -73,3 +74,10 @@ class WasmInstance(ContainerInstance):
         if ended is not None and self._asked is not None and ended.status == FAILED:
             return replace(ended, status=128 + self._asked)
         return ended
+
+
+def engine_of_shim(kind: type[Engine], settings: Settings) -> Engine:
+    """The shim's engine of *kind* with *settings*, warmed up now if it is the first container that asks for them."""
+    if not is_warm(kind, settings):
+        Forker.renew()
+    return make_warm(kind, settings)

@@ -29,9 +29,9 @@ def shim_for(engine: type[Engine]) -> Shim:
         make_warm(engine, engine.settings_type())
 
     def make_instance(id: str, config: InstanceConfig) -> Instance:  # noqa: A002
-        from .instance import WasmInstance  # dear: only the serving process pays for it
+        from .instance import WasmInstance, engine_of_shim  # dear: only the serving process pays for it
 
-        return WasmInstance(id, config, make_warm(engine, engine.settings_type.from_config(config.config)))
+        return WasmInstance(id, config, engine_of_shim(engine, engine.settings_type.from_config(config.config)))
 
     return Shim(
         name=engine.name,

@@ -8,22 +8,18 @@ from __future__ import annotations
 import os
 import pickle
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Final
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Final, NoReturn
 from weakref import WeakKeyDictionary
 
 from ..errors import UnavailableError
-from ..instance import Mount
 from ..linux import namespaces
 from ..linux.cgroups import CgroupV1
 from ..linux.sibling import fork_sibling
 from ..shim.reaper import Reaper
 from .channel import Channel
-from .executor import Executor
 from .helper import Helper
-from .init import InitTask, run_init
-from .plan import Plan
+from .init import InitTask, report, run_init
 from .worker import fork_child
 
 __all__ = ["Forker"]
@@ -31,19 +27,10 @@ __all__ = ["Forker"]
 _ALONE: Final = 2  # inits that a shim forks itself
 
 
-@dataclass(frozen=True, slots=True)
-class _Order:
-    """An InitTask without its descriptors."""
-
-    plan: Plan
-    annotations: Mapping[str, str]
-    rootfs: tuple[Mount, ...]
-    cgroup_paths: Mapping[str, str]
-    executor: Executor
-
-
 class Forker:
     """Forks the inits of one shim's containers."""
+
+    _generation: ClassVar[int] = 0
 
     _of_reaper: ClassVar[WeakKeyDictionary[Reaper, Forker]] = WeakKeyDictionary()
 
@@ -51,6 +38,7 @@ class Forker:
         self._reaper = reaper
         self._forked = 0
         self._helper: Helper | None = None
+        self._helper_generation = 0
 
     @classmethod
     def of(cls, reaper: Reaper) -> Forker:
@@ -59,6 +47,11 @@ class Forker:
         if forker is None:
             forker = cls._of_reaper[reaper] = cls(reaper)
         return forker
+
+    @classmethod
+    def renew(cls) -> None:
+        """Use no helper that has been forked up to now: this process has loaded what inits will need."""
+        cls._generation += 1
 
     async def fork(self, task: InitTask) -> int:
         """Fork the init that lives *task*; the pid of what is a child of this process, to be watched at once.
@@ -70,16 +63,20 @@ class Forker:
             try:
                 return await self._fork_by_helper(task)
             except (UnavailableError, pickle.PicklingError, TypeError, AttributeError, ValueError):
-                # it was killed, or does not know an engine that came after it, or the executor is somebody's own
+                # it was killed, or the executor is somebody's own and cannot be sent
                 self._let_helper_go()
         return _fork_in_namespace(task.plan.pid_namespace, lambda: _fork_init(task))
 
     async def _fork_by_helper(self, task: InitTask) -> int:
         helper = self._helper
-        if helper is None or not helper.is_alive:
+        if helper is None or not helper.is_alive or self._helper_generation != self._generation:
+            self._let_helper_go()
             helper = self._helper = Helper("shim-forker", _fork_for_parent, self._reaper)
-        order = _Order(task.plan, task.annotations, task.rootfs, task.cgroup.paths, task.executor)
-        pid: int = await helper.ask(order, (*task.stdio, task.channel.fileno()))
+            self._helper_generation = self._generation
+        life = pickle.dumps(
+            (task.plan, task.annotations, task.rootfs, task.cgroup.paths, task.executor), pickle.HIGHEST_PROTOCOL
+        )
+        pid: int = await helper.ask((task.plan.pid_namespace, life), (*task.stdio, task.channel.fileno()))
         return pid
 
     def _let_helper_go(self) -> None:
@@ -88,30 +85,32 @@ class Forker:
             self._helper = None
 
 
-def _fork_for_parent(order: _Order, descriptors: Sequence[int]) -> int:
-    """In the helper: fork an init that is its parent's child."""
-    stdin, stdout, stderr, line = descriptors
-    channel = Channel(socket.socket(fileno=os.dup(line)))
-    task = InitTask(
-        order.plan,
-        order.annotations,
-        order.rootfs,
-        CgroupV1(order.cgroup_paths),
-        (stdin, stdout, stderr),
-        channel,
-        order.executor,
-    )
+def _fork_for_parent(order: tuple[str | None, bytes], descriptors: Sequence[int]) -> int:
+    """In the helper: fork an init that is its parent's child. The helper writes to as little memory as it can.
+
+    What it writes to it no longer shares with the inits that it has forked: so it is the init that reads its own task.
+    """
+    pid_namespace, life = order
 
     def fork() -> int:
         pid = fork_sibling()
         if pid == 0:
-            run_init(task)
+            _live(life, descriptors)
         return pid
 
+    return _fork_in_namespace(pid_namespace, fork)
+
+
+def _live(life: bytes, descriptors: Sequence[int]) -> NoReturn:
+    stdin, stdout, stderr, line = descriptors
+    channel = Channel(socket.socket(fileno=line))
     try:
-        return _fork_in_namespace(task.plan.pid_namespace, fork)
-    finally:
-        channel.close()
+        plan, annotations, rootfs, cgroup_paths, executor = pickle.loads(life)  # noqa: S301  (this shim's own)
+        task = InitTask(plan, annotations, rootfs, CgroupV1(cgroup_paths), (stdin, stdout, stderr), channel, executor)
+    except BaseException as error:
+        report(channel, error)
+        os._exit(1)
+    run_init(task)
 
 
 def _fork_init(task: InitTask) -> int:

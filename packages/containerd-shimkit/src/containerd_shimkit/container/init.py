@@ -26,7 +26,7 @@ from .executor import Executor, Inside
 from .operations import Operation
 from .plan import Plan
 
-__all__ = ["InitTask", "error_from", "error_message", "forget_parent", "run_init"]
+__all__ = ["InitTask", "error_from", "error_message", "forget_parent", "report", "run_init"]
 
 # what `signal` is made of; that makes an enumeration's member of each number, half a millisecond for all of them
 _signal: Final = importlib.import_module("_signal")
@@ -69,7 +69,7 @@ def run_init(task: InitTask) -> NoReturn:
     except _ShimGoneError:
         pass
     except BaseException as error:
-        _report(task.channel, error)
+        report(task.channel, error)
     finally:
         os._exit(status)
 
@@ -182,7 +182,8 @@ def error_from(message: Message) -> errors.ShimError:
     return kind(message["message"])
 
 
-def _report(channel: Channel, error: BaseException) -> None:
+def report(channel: Channel, error: BaseException) -> None:
+    """Tell the shim why this init ends."""
     try:
         channel.send(error_message(error))
     except (OSError, ValueError):

@@ -93,6 +93,7 @@ class _Serving:
         self._path = str(listener.getsockname())
         self._socket = os.stat(self._path)
         self._asked_for: dict[str, float] = {}  # when a container came, went, or was given up
+        self._most_noted = _MOST_NOTED
         self._ended = asyncio.Event()
         self._is_gone = False
         self._grace = _FLUSH_TIMEOUT
@@ -154,10 +155,11 @@ class _Serving:
 
     def _note(self, id: str) -> None:  # noqa: A002
         """Note that the container *id* is or was there, or will not come: from now on nobody waits for it."""
-        now = time.monotonic()
-        self._asked_for[id] = now
-        if len(self._asked_for) > _MOST_NOTED:
-            self._asked_for = {each: moment for each, moment in self._asked_for.items() if moment > now - ANNOUNCED_FOR}
+        self._asked_for[id] = now = time.monotonic()
+        if len(self._asked_for) > self._most_noted:
+            oldest = now - ANNOUNCED_FOR
+            self._asked_for = {each: moment for each, moment in self._asked_for.items() if moment > oldest}
+            self._most_noted = 2 * len(self._asked_for) + _MOST_NOTED
 
     def _end_if_idle(self) -> None:
         """End the group, unless a container is there or coming."""
