@@ -18,6 +18,7 @@ from measuring.stage import Stage
 from startup import echo_ms
 
 COLD = "ctr run --rm, no zygote and no compiled code"
+CTR = "ctr run --rm"
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def measure(stage: Stage) -> list[Section]:
     for contender in contenders:
         echo_ms(stage, contender)  # the page cache is warm then
     turns: dict[str, Callable[[], float]] = {each.name: partial(cold_ms, stage, each) for each in contenders}
-    return [Section(COLD, [Figure("ctr run --rm", "ms", take_turns(stage.options.runs, turns))], NATIVE_RUNC.name)]
+    return [Section(COLD, [Figure(CTR, "ms", take_turns(stage.options.runs, turns))], NATIVE_RUNC.name)]
 
 
 def cold_ms(stage: Stage, contender: Contender) -> float:
