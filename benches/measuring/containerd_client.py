@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-import grpc  # type: ignore[import-untyped]  # it ships no types
 from containerd_shimkit.wire import bytes_field, decode_fields, varint_field
 
 __all__ = ["ContainerdClient", "Sandboxed"]
@@ -37,6 +36,9 @@ class ContainerdClient:
 
     def __init__(self, address: str, namespace: str, snapshotter: str, parent: str) -> None:
         """Connect to the socket *address*; containers get snapshots of *parent*, an unpacked image's chain id."""
+        # here, for bars and report want only names of this package, and this library has threads
+        import grpc  # type: ignore[import-untyped]  # it ships no types
+
         self._channel = grpc.insecure_channel(f"unix://{address}")
         self._metadata = (("containerd-namespace", namespace),)
         self._snapshotter = snapshotter

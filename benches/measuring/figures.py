@@ -68,7 +68,7 @@ class Result:
     def from_json(cls, fields: Mapping[str, Any]) -> Result:
         """Take what `write` wrote, parsed. Raises: KeyError, TypeError for anything else."""
         sections = [
-            Section(each["title"], [Figure(**one) for one in each["figures"]], each["baseline"], each["notes"])
+            Section(each["title"], [Figure(**one) for one in each["figures"]], each["baseline"], tuple(each["notes"]))
             for each in fields["sections"]
         ]
         return cls(fields["bench"], fields["machine"], fields["settings"], sections)

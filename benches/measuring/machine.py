@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +24,7 @@ def describe(stage: Stage) -> dict[str, str]:
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / (1 << 30):.0f} GiB",
         "kernel": f"Linux {platform.release()} {platform.machine()}, cgroup {_cgroup_version()}",
         "load before": load(),
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "python": _python(stage.options.shim),
         "ours": _ours(stage),
         "containerd": f"{stage.ctd.install.version}, snapshotter {stage.ctd.snapshotter}",
         "runc": _version(["runc", "--version"]),
@@ -44,6 +45,14 @@ def _ours(stage: Stage) -> str:
     commit = _output(["git", "-C", str(_ROOT), "log", "-1", "--format=%h", "--", "packages"]).strip()
     kind = "a native launcher" if Path(stage.options.shim).read_bytes()[:4] == b"\x7fELF" else "a Python script"
     return f"{details}; {kind}" + (f"; commit {commit}" if commit else "")
+
+
+def _python(shim: str) -> str:
+    """The Python that the shim's script names in its first line; this one, where it is no such script."""
+    first = Path(shim).read_bytes().partition(b"\n")[0]
+    path = first[2:].decode() if first.startswith(b"#!/") and b"python" in first else sys.executable
+    question = "import platform as p; print(p.python_implementation(), p.python_version())"
+    return _output([path, "-c", question]).strip()
 
 
 def _processor() -> str:

@@ -27,8 +27,8 @@ text { font: 13px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-s
 .value { font-variant-numeric: tabular-nums }
 .wasm { fill: #7a5cd6 } .native { fill: #2b95b5 } .peer { fill: #98a1ab }
 .ceiling { fill: none; stroke: #98a1ab; stroke-dasharray: 3 2 }
-.axis { stroke: #98a1ab; stroke-opacity: .5 } .spread { stroke: #30363d; stroke-width: 1.5 }
-@media (prefers-color-scheme: light) { text { fill: #24292f } }
+.axis { stroke: #98a1ab; stroke-opacity: .5 } .spread { stroke: #6a737d; stroke-width: 1.5 }
+@media (prefers-color-scheme: light) { text { fill: #24292f } .spread { stroke: #30363d } }
 @media (prefers-color-scheme: dark) { text { fill: #d7dde3 } .spread { stroke: #f0f3f6 } }
 """
 

@@ -50,7 +50,7 @@ def private_zygotes(directory: str) -> set[int]:
 
     The mount namespace is the benchmark's own, so these are too. Nobody is connected to, or disturbed.
     """
-    inodes = {inode for inode, path in _listening_sockets() if os.path.dirname(path) == directory}
+    inodes = {inode for inode, path in _listening_sockets() if path.startswith(f"{directory}/")}
     if not inodes:
         return set()
     ours = os.readlink("/proc/self/ns/mnt")
