@@ -16,7 +16,7 @@ from functools import partial
 
 from measuring.containerd_client import Sandboxed
 from measuring.figures import Section, figures_of, take_turns
-from measuring.processes import family_of, parent_of, read_memory
+from measuring.processes import family_of, read_memory, shims_of
 from measuring.programs import NATIVE_OURS, NATIVE_RUNC, WASM_OURS, Contender
 from measuring.run import parser_of, run_bench
 from measuring.stage import Stage
@@ -84,10 +84,8 @@ def start(stage: Stage, contender: Contender, group: str, started: list[Sandboxe
 
 def in_kib(stage: Stage, contender: Contender, pids: Sequence[int]) -> dict[str, float]:
     """The figures of containers by their init processes."""
-    shims = {parent_of(pid) for pid in pids}
     zygotes = stage.zygotes()
-    if astray := shims & {1, *zygotes}:
-        raise RuntimeError(f"containers of {contender.name} are children of {sorted(astray)}, which are no shims")
+    shims = shims_of(pids, {*zygotes, stage.ctd.pid or 0})
     everything, of_inits = read_memory(family_of(shims)), read_memory(pids)
     figures = {
         PSS: everything.pss / len(pids),

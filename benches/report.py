@@ -41,7 +41,7 @@ SIZES: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
     },
     "smoke": {
         "startup": ["--runs", "1"],
-        "throughput": ["--runs", "1", "--tasks", "4"],
+        "throughput": ["--runs", "1", "--tasks", "2", "--parallel", "2"],
         "cold": ["--runs", "1"],
         "memory": ["--sizes", "2"],
         "scale": ["--few", "1", "--many", "2", "--pod-size", "2", "--tasks", "2", "--runs", "1"],

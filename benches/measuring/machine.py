@@ -7,13 +7,10 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
 
 from .stage import Stage
 
 __all__ = ["describe", "load"]
-
-_ROOT: Final = Path(__file__).parents[2]
 
 
 def describe(stage: Stage) -> dict[str, str]:
@@ -39,10 +36,12 @@ def load() -> str:
 
 
 def _ours(stage: Stage) -> str:
-    """The shim's own words about itself, and the last commit that changed it, in a checkout of git."""
+    """The shim's own words about itself, and the last commit that changed it, where it lies in a checkout of git."""
     words = _output([stage.options.shim, "-v"]).splitlines()
     details = "; ".join(line.strip() for line in words[1:] if "<none>" not in line)
-    commit = _output(["git", "-C", str(_ROOT), "log", "-1", "--format=%h", "--", "packages"]).strip()
+    commit = _output(
+        ["git", "-C", stage.options.shim_directory, "log", "-1", "--format=%h", "--", ":/packages"]
+    ).strip()
     kind = "a native launcher" if Path(stage.options.shim).read_bytes()[:4] == b"\x7fELF" else "a Python script"
     return f"{details}; {kind}" + (f"; commit {commit}" if commit else "")
 

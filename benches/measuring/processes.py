@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from harness.processes import read_processes, with_descendants
+from harness.processes import ProcessEntry, ancestors_of, read_processes, with_descendants
 
-__all__ = ["Memory", "ended", "family_of", "parent_of", "private_zygotes", "read_memory"]
+__all__ = ["Memory", "ended", "family_of", "private_zygotes", "read_memory", "shims_of"]
 
 _LISTENING: Final = 0x10000  # __SO_ACCEPTCON in the flags of /proc/net/unix
 
@@ -35,9 +35,24 @@ def read_memory(pids: Iterable[int]) -> Memory:
     return Memory(pss, private)
 
 
-def parent_of(pid: int) -> int:
-    """A process's parent: of a container's init that is its shim, runc's too."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+def shims_of(inits: Iterable[int], others: set[int]) -> set[int]:
+    """The shims of containers by their inits: the topmost ancestors below *others* (zygotes, containerd) and ours.
+
+    Raises: LookupError when one has none: it is an orphan, or gone.
+    """
+    everything = read_processes()
+    above = others | ancestors_of(os.getpid(), everything) | {1}
+    lines = {pid: [each for each in _line_of(pid, everything, above) if each != pid] for pid in inits}
+    if orphans := sorted(pid for pid, line in lines.items() if not line):
+        raise LookupError(f"no shim is above the containers' processes {orphans}")
+    return {line[-1] for line in lines.values()}
+
+
+def _line_of(pid: int, everything: Mapping[int, ProcessEntry], above: set[int]) -> Iterator[int]:
+    """A process and its ancestors, upwards, up to the first of *above*."""
+    while pid in everything and pid not in above:
+        yield pid
+        pid = everything[pid].parent
 
 
 def family_of(pids: set[int]) -> set[int]:

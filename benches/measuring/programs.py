@@ -78,7 +78,12 @@ class Programs:
         return NativeImage(IMAGE, self.files)
 
     def lay_out(self, directory: str) -> None:
-        """Write them as a root file system."""
+        """Write them as a root file system, with the directories that the default spec mounts on.
+
+        Several containers share it, and crun fails when two of them make a directory at once.
+        """
+        for name in ("dev", "proc", "run", "sys"):
+            os.mkdir(os.path.join(directory, name))
         for name, content in self.files.items():
             path = os.path.join(directory, name)
             Path(path).write_bytes(content)
