@@ -42,6 +42,7 @@ PORTABLE = (
     "shim.address",
     "shim.messages",
     "zygote.messages",
+    "launcher.block",
     "container.plan",
     "container.operations",
 )

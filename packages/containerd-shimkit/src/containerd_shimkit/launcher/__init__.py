@@ -1,0 +1,1 @@
+"""The static program that containerd executes, as C sources, and what prepares it for one command."""
