@@ -1,0 +1,1 @@
+"""`containerd-shimkit`, the operator's command. Nothing that containerd waits for imports this room, or click."""

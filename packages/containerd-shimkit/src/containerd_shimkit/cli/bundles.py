@@ -1,0 +1,59 @@
+"""Which containers were started by a shim's program, and so need it still: containerd runs its `delete` in the end.
+
+containerd 1.6 and newer note the program's path in each bundle, in the file shim-binary-path.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["STATE_DIRECTORIES", "Container", "containers"]
+
+STATE_DIRECTORIES: Final = ("/run/containerd", "/run/k3s/containerd", "/run/docker/containerd/daemon")
+_TASKS: Final = "io.containerd.runtime.v2.task"
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container that containerd has a bundle of; `program` is the path of its shim's program."""
+
+    namespace: str
+    id: str
+    program: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.id}"
+
+    def needs(self, path: str) -> bool:
+        """Whether its program is the file *path*, by whichever name of its directory."""
+        return _resolved(self.program) == _resolved(path)
+
+
+def containers(states: Iterable[str] = STATE_DIRECTORIES) -> list[Container]:
+    """All containers below containerd's state directories *states*. Raises: PermissionError, for who may not look."""
+    return [container for state in states for container in _below(os.path.join(state, _TASKS))]
+
+
+def _below(tasks: str) -> Iterator[Container]:
+    for namespace in _names(tasks):
+        for identifier in _names(os.path.join(tasks, namespace)):
+            try:
+                with open(os.path.join(tasks, namespace, identifier, "shim-binary-path"), encoding="utf-8") as file:
+                    yield Container(namespace, identifier, file.read().strip())
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # it has just ended, or containerd is older and notes nothing
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _resolved(path: str) -> str:
+    """The file itself is not followed: a link to it is another program to containerd, and goes on its own."""
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
