@@ -139,7 +139,7 @@ def _inside(options: Options, fresh: int, directory: str) -> Generator[Stage, No
     try:
         programs = build(directory, f"{directory}/null.sock", fresh)
         path = os.pathsep.join([options.shim_directory, directory])
-        ctd = Containerd(options.install, path)
+        ctd = Containerd(options.install, path, log_level="info")  # as operators run it
         try:
             with _null_shim(programs.null_shim):
                 ctd.start()

@@ -78,7 +78,12 @@ class Containerd:
     """
 
     def __init__(
-        self, install: Install, shim_directory: str, environment: Mapping[str, str] | None = None, snapshotter: str = ""
+        self,
+        install: Install,
+        shim_directory: str,
+        environment: Mapping[str, str] | None = None,
+        snapshotter: str = "",
+        log_level: str = "debug",
     ) -> None:
         self.install = install
         self.directory = tempfile.mkdtemp(prefix="ctd-", dir="/tmp")
@@ -90,6 +95,7 @@ class Containerd:
         self.snapshotter = snapshotter or ("overlayfs" if is_overlay_supported(self.directory) else "native")
         path = os.pathsep.join([shim_directory, install.directory, os.environ.get("PATH", os.defpath)])
         self.environment = {"PATH": path, "HOME": self.directory, "LC_ALL": "C", **(environment or {})}
+        self.log_level = log_level
         self._daemon: subprocess.Popen[bytes] | None = None
         Path(self.directory, "config.toml").write_text(self._configuration())
 
@@ -97,7 +103,7 @@ class Containerd:
         disabled = ", ".join(f'"{name}"' for name in _DISABLED[self.install.major])
         return (
             f'version = 2\nroot = "{self.root}"\nstate = "{self.state}"\ndisabled_plugins = [{disabled}]\n'
-            f'[grpc]\naddress = "{self.address}"\n[debug]\nlevel = "debug"\n'
+            f'[grpc]\naddress = "{self.address}"\n[debug]\nlevel = "{self.log_level}"\n'
         )
 
     @property
