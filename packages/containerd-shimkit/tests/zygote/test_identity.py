@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,10 @@ def installed(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def identity_of(paths: tuple[Path, Path]) -> Identity:
-    return Identity(str(path) for path in paths)
+    identity = Identity([])
+    for path in paths:
+        identity.add(str(path))
+    return identity
 
 
 def test_nothing_has_changed(installed: tuple[Path, Path]) -> None:
@@ -57,11 +61,31 @@ def test_the_same_content_in_another_file_is_a_change(installed: tuple[Path, Pat
     assert not identity.check().is_current
 
 
-def test_a_process_knows_what_it_was_loaded_from() -> None:
-    from containerd_shimkit.zygote import identity
+def test_a_look_is_good_for_a_moment_and_no_longer(
+    installed: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = identity_of(installed)
+    assert identity.check().is_current
+    installed[0].write_text("new")
+    assert identity.check().is_current, "just looked at"
+    soon = time.monotonic() + 0.2
+    monkeypatch.setattr("containerd_shimkit.zygote.identity.time.monotonic", lambda: soon)
+    assert not identity.check().is_current
 
-    paths = set(identity._paths_of_this_process())
+
+def test_another_installation_in_a_package_directory_is_a_change(tmp_path: Path) -> None:
+    (tmp_path / "a-1.dist-info").mkdir()
+    (tmp_path / "a-1.dist-info" / "RECORD").write_text("a")
+    identity = Identity([str(tmp_path)])
+    (tmp_path / "a-1.dist-info" / "RECORD").write_text("a, and more")
+    assert not identity.check().is_current
+
+
+def test_a_process_knows_what_it_was_loaded_from() -> None:
+    identity = Identity()
+    identity.add_loaded()
+    paths = set(identity._marks)
     assert os.path.realpath(sys.executable) in paths
     assert any(path.endswith(".dist-info/RECORD") for path in paths)
     assert any("libc.so" in path for path in paths)
-    assert Identity().check().is_current
+    assert identity.check().is_current

@@ -1,8 +1,8 @@
 """What a zygote does without a child, seen by descriptors and without opening a caller's path.
 
-containerd runs `start` for every container of a pod, whose shim is there from the second on, and `delete` after every
-task, when nearly always nothing is left to do. Both take a few system calls that cannot hang. Everything that could, or
-that needs more, is left to a child.
+containerd runs `start` for every container, and `delete` after every task, when nearly always nothing is left to do.
+Both take a few system calls that cannot hang, and that cost less here: a child would copy what it writes to first. A
+child is needed only to be a group's new shim, and for everything that could hang or is not as usual.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Final
 
 from ..container.state import REMOVED_FILE
 from ..errors import ShimError
-from ..shim.actions import Shim, group_socket, start_answer, write_address
+from ..shim.actions import Outcome, Service, Shim, group_socket, start_answer, write_address
 from ..shim.address import DEFAULT_SOCKET_DIR
 from ..shim.args import ShimArgs
-from ..shim.group import GroupLock, is_alive
+from ..shim.group import GroupLock, is_alive, listen
 from ..shim.messages import encode_delete_response, parse_start_input
+from .messages import Reply
 
-__all__ = ["delete_response", "input_at_hand", "start_response"]
+__all__ = ["delete_response", "input_at_hand", "start_outcome"]
 
 _KILLED: Final = 137
 _LOCAL: Final = frozenset(("tmpfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "overlay", "ramfs"))
@@ -46,31 +47,40 @@ def input_at_hand(stdin: int) -> bytes | None:
     return os.read(stdin, _PIPE) if events & select.POLLIN else b""
 
 
-def start_response(shim: Shim, args: ShimArgs, directory: int, data: bytes) -> bytes | None:
-    """The answer of `start` in the bundle *directory* when its group's shim lives, which hears of it; else None.
+def start_outcome(shim: Shim, args: ShimArgs, directory: int, data: bytes) -> Outcome | None:
+    """What `start` comes to in the bundle *directory*: the address of the group's shim, or of one to be served.
 
-    *data* is what stood on standard input.
+    *data* is what stood on standard input. None for what has to be done by a child: anything that is not as usual.
     """
     if not _is_local(directory):
         return None
     try:
         request = parse_start_input(data, args.id, args.namespace)
         path = group_socket(shim, args, _read(directory, "config.json", _MAX_CONFIG), "config.json", request)
-        if os.path.dirname(path) != DEFAULT_SOCKET_DIR or not is_alive(path):
+        if os.path.dirname(path) != DEFAULT_SOCKET_DIR or not os.path.isdir(DEFAULT_SOCKET_DIR):
             return None
         lock = GroupLock(path)
         if not lock.acquire(blocking=False):
             return None
+        listener = None
         try:
             if not is_alive(path):
-                return None
+                lock.forget_all()
+                listener = listen(path)
             lock.announce(args.id)
             write_address(f"unix://{path}", directory)
+        except BaseException:
+            if listener is not None:
+                listener.close()
+                os.unlink(path)
+            raise
         finally:
             lock.release(remove=not os.path.lexists(path))
     except (ShimError, OSError):
         return None  # a child will meet the same, and say it with names
-    return start_answer(request, f"unix://{path}")
+    bundle = os.readlink(f"/proc/self/fd/{directory}")
+    service = None if listener is None else Service(args, listener, bundle, request)
+    return Outcome(Reply(0, start_answer(request, f"unix://{path}")), service)
 
 
 def delete_response(bundle: str, directory: int) -> bytes | None:

@@ -23,25 +23,28 @@ import struct
 import sys
 import time
 from collections import deque
+from collections.abc import Callable, Collection
 from types import ModuleType
-from typing import Final, NoReturn, cast
+from typing import Final, cast
 
 from ..errors import ShimError
 from ..linux import process
-from ..shim.actions import Shim, failure, perform, runtime_info, version_text
+from ..shim.actions import Outcome, Service, Shim, failure, perform, runtime_info, version_text
 from ..shim.args import ShimArgs, parse_args
+from ..shim.bootstrap import log_failure
 from ..shim.messages import MAX_INPUT_BYTES, shim_title
 from . import messages
 from .client import ensure_directory, say_ready
 from .identity import Identity
 from .messages import Reply, Request
 from .naming import entry_command, socket_path
-from .quick import delete_response, input_at_hand, start_response
+from .quick import delete_response, input_at_hand, start_outcome
 
 __all__ = ["run_zygote"]
 
 _BACKLOG: Final = 4096  # the kernel cuts it to net.core.somaxconn
 _IDLE_SECONDS: Final = 3600.0  # after the last of its shims has gone
+_QUIET: Final = 0.3  # seconds without a caller after which there is time for a rehearsal
 _TICK: Final = 60.0  # seconds between two looks at whether it is needed still
 _REQUEST_SECONDS: Final = 2.0  # that a caller has for sending its request
 _UCRED: Final = struct.Struct("3i")
@@ -58,25 +61,30 @@ def run_zygote(shim: Shim, path: str) -> int:
     os.chdir("/")
     os.umask(0o077)
     _import_asyncio_without_tls()
+    importlib.import_module("containerd_shimkit.shim.rehearsal")  # imports are closed after this
     from ..shim.serve import prepare
 
     fixed = _fixed_texts(shim)
-    from ..shim.rehearsal import rehearse
-
+    identity = Identity()  # while it is still known where code comes from
     prepare(shim)
-    rehearse()
     ensure_directory(os.path.dirname(path))
     if path != socket_path(entry_command(), os.path.dirname(path)):
         os.write(2, b"its context is another than its caller's\n")
         return 1
-    zygote = _Zygote(shim, path, fixed)
-    gc.collect()
-    gc.freeze()  # what exists now is shared with every child; a collection there must not touch it
+    identity.add_loaded()
+    zygote = _Zygote(shim, path, fixed, identity)
+    _settle_memory()
     process.set_name("shim-zygote")
     process.set_command_line(f"containerd-shim-{shim.name}-v1 zygote")
     say_ready()
     zygote.run()
     return 0
+
+
+def _settle_memory() -> None:
+    """Take all objects there are out of the collector's sight: what exists now is shared with every child."""
+    gc.collect()
+    gc.freeze()
 
 
 def _fixed_texts(shim: Shim) -> tuple[bytes, bytes]:
@@ -161,10 +169,11 @@ class _Caller:
 class _Zygote:
     """The listener, its callers, its children."""
 
-    def __init__(self, shim: Shim, path: str, fixed: tuple[bytes, bytes]) -> None:
+    def __init__(self, shim: Shim, path: str, fixed: tuple[bytes, bytes], identity: Identity) -> None:
         self._shim = shim
         self._path = path
-        self._identity = Identity()
+        self._identity = identity
+        self._is_rehearsed = False
         self._listener = _listen(path)
         self._own = os.stat(path)
         self._fixed = fixed  # what -v and -info print
@@ -183,7 +192,10 @@ class _Zygote:
         self._poll.register(self._listener, select.POLLIN)
         self._poll.register(woken, select.POLLIN)
         while not self._is_over:
-            for descriptor, _events in self._poll.poll(_TICK * 1000):
+            ready = self._poll.poll((_TICK if self._is_rehearsed else _QUIET) * 1000)
+            if not ready and not self._is_rehearsed:
+                self._rehearse()
+            for descriptor, _events in ready:
                 if descriptor == woken:
                     os.read(woken, _PIECE)
                 elif descriptor in self._coming:
@@ -195,6 +207,14 @@ class _Zygote:
             self._collect()
             self._look_around()
         self._let_go()
+
+    def _rehearse(self) -> None:
+        """Do now, while nobody asks for anything, what the first children would be slower for."""
+        self._is_rehearsed = True
+        from ..shim.rehearsal import rehearse
+
+        rehearse()
+        _settle_memory()
 
     def _accept(self) -> None:
         while True:
@@ -244,25 +264,27 @@ class _Zygote:
         return False
 
     def _serve(self, caller: _Caller, request: Request) -> None:
-        """Answer without a child, or have a child do it, which closes its caller's connection."""
+        """Answer; with a child, where one is needed, be it to serve or to do all of it."""
         data: bytes | None = None
         try:
             args = parse_args(request.words[1:])
             if args.action == "start":
                 data = self._read_input(caller)
-            reply = self._answer_at_once(args, caller, data)
+            outcome = self._outcome_at_once(args, caller, data)
         except ShimError as error:
-            args, reply = ShimArgs(), failure(self._shim, error)
+            args, outcome = ShimArgs(), Outcome(failure(self._shim, error))
         except OSError:
-            args, reply = ShimArgs(), None
+            args, outcome = ShimArgs(), None
         self._idle_since = time.monotonic()
         try:
-            if reply is not None:
-                _send_reply(caller.connection, reply)
+            if outcome is None:
+                self._fork(lambda: self._be_child(caller, request, args, data))
             else:
-                self._fork(caller, request, args, data)
+                if outcome.service is not None:
+                    self._start_shim(outcome.service, caller, request)
+                _send_reply(caller.connection, outcome.reply)
         except OSError as error:
-            if data:  # which is read, so that nobody else can do it
+            if data or outcome is not None:  # its input is read, or its group's socket was made
                 self._refuse(caller, error)
             # else the end of its connection tells the caller that nobody works for it: it does so itself
         finally:
@@ -283,44 +305,50 @@ class _Zygote:
             caller.connection.send(messages.COMMITTED)  # nobody can read it again
         return data
 
-    def _answer_at_once(self, args: ShimArgs, caller: _Caller, data: bytes | None) -> Reply | None:
+    def _outcome_at_once(self, args: ShimArgs, caller: _Caller, data: bytes | None) -> Outcome | None:
         version, info = self._fixed
-        response: bytes | None = None
-        if args.version:
-            response = version
-        elif args.info:
-            response = info
-        elif args.action == "delete":
+        if args.version or args.info:
+            return Outcome(Reply(0, version if args.version else info))
+        if args.action == "delete":
             response = delete_response(args.bundle, caller.directory)
-        elif args.action == "start" and data is not None:
-            response = start_response(self._shim, args, caller.directory, data)
-        return None if response is None else Reply(0, response)
+            return None if response is None else Outcome(Reply(0, response))
+        if args.action == "start" and data is not None:
+            return start_outcome(self._shim, args, caller.directory, data)
+        return None
 
-    def _fork(self, caller: _Caller, request: Request, args: ShimArgs, data: bytes | None) -> None:
+    def _start_shim(self, service: Service, caller: _Caller, request: Request) -> None:
+        """Fork the process that serves. Raises: OSError, with nothing left."""
+        try:
+            self._fork(lambda: self._be_shim(service, caller, request))
+        except OSError:
+            os.unlink(service.listener.getsockname())
+            raise
+        finally:
+            service.listener.close()
+
+    def _fork(self, live: Callable[[], int]) -> None:
         if os.fork() == 0:
-            self._be_child(caller, request, args, data)
+            status = 1
+            try:
+                status = live()
+            except BaseException as error:
+                log_failure(self._shim, error)
+            finally:
+                os._exit(status)
         self._children += 1
 
-    def _be_child(self, caller: _Caller, request: Request, args: ShimArgs, data: bytes | None) -> NoReturn:
-        status = 1
-        try:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            os.setsid()
-            connection, stdin = caller.connection, caller.stdin
-            os.fchdir(caller.directory)
-            process.close_descriptors({connection.fileno(), stdin})
-            os.environ.update(request.environment)
-            os.umask(0o022)
-            process.set_command_line(shim_title(request.words))
-            connection.setblocking(True)
-            status = _carry_out(self._shim, args, request.words[0], connection, stdin, data)
-        except BaseException as error:
-            from ..shim.bootstrap import log_failure
+    def _be_child(self, caller: _Caller, request: Request, args: ShimArgs, data: bytes | None) -> int:
+        connection, stdin = caller.connection, caller.stdin
+        _take_place_of(caller, request, {connection.fileno(), stdin})
+        connection.setblocking(True)
+        return _carry_out(self._shim, args, request.words[0], connection, stdin, data)
 
-            log_failure(self._shim, error)
-        finally:
-            os._exit(status)
+    def _be_shim(self, service: Service, caller: _Caller, request: Request) -> int:
+        _take_place_of(caller, request, {service.listener.fileno()})
+        from ..shim.serve import serve  # which is here since `prepare`
+
+        serve(self._shim, service)
+        return 0
 
     def _collect(self) -> None:
         while self._children:
@@ -354,6 +382,17 @@ class _Zygote:
         self._listener.close()
 
 
+def _take_place_of(caller: _Caller, request: Request, keep: Collection[int]) -> None:
+    """In a child: be as *caller* was: in its directory, with its environment and no descriptors but *keep*."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.fchdir(caller.directory)
+    process.detach(keep)
+    os.environ.update(request.environment)
+    os.umask(0o022)
+    process.set_command_line(shim_title(request.words))
+
+
 def _carry_out(
     shim: Shim, args: ShimArgs, program: str, connection: socket.socket, stdin: int, data: bytes | None
 ) -> int:
@@ -371,8 +410,8 @@ def _carry_out(
     if outcome.service is None:
         return outcome.reply.status
     connection.close()
-    process.detach({outcome.service.listener.fileno()})
-    from ..shim.serve import serve
+    os.close(stdin)
+    from ..shim.serve import serve  # which is here since `prepare`
 
     serve(shim, outcome.service)
     return 0
