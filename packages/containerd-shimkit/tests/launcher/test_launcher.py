@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import socket
@@ -431,3 +432,79 @@ def test_the_socket_is_the_one_that_python_computes(launcher: Any, change: str, 
     done = subprocess.run(script, capture_output=True, check=False, timeout=30)
     assert (done.returncode, done.stderr) == (0, b"")
     assert launcher.slow_runs() == []
+
+
+STARTED = """
+import json, signal, socket
+path = sys.argv[sys.argv.index("-socket") + 1]
+with open(sys.argv[0] + ".started", "a") as file:
+    status = open("/proc/self/status").read()
+    seen = {"pid": os.getpid(), "env": dict(os.environ), "session": os.getsid(0),
+            "open": sorted(os.listdir("/proc/self/fd")),
+            "signals": [line.split()[1] for line in status.splitlines() if line.startswith(("SigIgn", "SigBlk"))]}
+    file.write(json.dumps(seen) + chr(10))
+time.sleep(0.2)
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(path + ".new")
+listener.listen(64)
+os.rename(path + ".new", path)
+os.write(2, b"a word of warning" + bytes(1) + b"ready")
+os.dup2(1, 2)
+listener.settimeout(3)
+while True:
+    try:
+        connection, _ = listener.accept()
+    except TimeoutError:
+        break
+    connection.settimeout(None)
+    connection.recv(1 << 16)
+    connection.sendall(b"ASKR1" + (0).to_bytes(4, "little") + (3).to_bytes(4, "little") + bytes(4) + b"out")
+    connection.close()
+"""
+
+
+def started(launcher: Any) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(f"{launcher.command[-1]}.started").read_text().splitlines()]
+
+
+def test_a_start_without_a_zygote_starts_one_that_takes_nothing_along(launcher: Any) -> None:
+    Path(f"{launcher.command[-1]}.zygote").write_text(STARTED)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    try:
+        done = launcher.run("start", env={"OTEL_X": "1"})
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+    assert outcome(done) == (0, b"out")
+    (seen,) = started(launcher)
+    assert seen["env"].keys() <= {"LC_CTYPE"}, "which Python itself sets"
+    assert seen["session"] == seen["pid"]
+    assert set(seen["open"]) <= {"0", "1", "2", "3", "4"}, "its own files only"
+    blocked, ignored = (int(each, 16) for each in seen["signals"])
+    assert blocked == 0
+    assert ignored & ~(1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1) == 0, "but for what Python ignores"
+    assert launcher.slow_runs() == []
+    assert outcome(launcher.run("start")) == (0, b"out"), "and it is there for the next one"
+    assert len(started(launcher)) == 1
+
+
+def test_twenty_first_starts_at_once_start_one_zygote(launcher: Any) -> None:
+    Path(f"{launcher.command[-1]}.zygote").write_text(STARTED)
+    running = [launcher.start("start") for _ in range(20)]
+    assert [each.communicate()[0] for each in running] == [b"out"] * 20
+    assert len(started(launcher)) == 1
+    assert launcher.slow_runs() == []
+
+
+def test_other_actions_start_no_zygote(launcher: Any) -> None:
+    Path(f"{launcher.command[-1]}.zygote").write_text(STARTED)
+    assert outcome(launcher.run("delete")) == SLOW
+    assert not Path(f"{launcher.command[-1]}.started").exists()
+
+
+def test_a_zygote_that_hangs_is_replaced_by_a_start(launcher: Any) -> None:
+    Path(f"{launcher.command[-1]}.zygote").write_text(STARTED)
+    with socket.socket(socket.AF_UNIX) as hanging:
+        hanging.bind(launcher.socket)
+        hanging.listen()
+        assert outcome(launcher.run("start")) == (0, b"out")
+    assert len(started(launcher)) == 1

@@ -8,7 +8,7 @@ import re
 import shlex
 import stat
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -16,6 +16,11 @@ from ..errors import InvalidArgumentError
 from ..launcher.block import MAX_FILE_BYTES, is_launcher, read_command, read_sources
 
 __all__ = ["Kind", "Program", "RuntimeName", "interpreter_of", "program_name", "read_program", "runtime_name"]
+
+if TYPE_CHECKING:
+    _StringType = click.ParamType[str]
+else:
+    _StringType = click.ParamType  # generic only from click 8.4 on
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _PROGRAM: Final = re.compile(rf"containerd-shim-({_NAME.pattern})-v[0-9]+")
@@ -42,7 +47,7 @@ class Program:
     data: bytes = b""  # of a launcher: the whole file
 
 
-class RuntimeName(click.ParamType):
+class RuntimeName(_StringType):
     """The NAME in `io.containerd.NAME.v1`."""
 
     name = "name"

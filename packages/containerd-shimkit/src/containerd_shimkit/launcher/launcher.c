@@ -1,9 +1,10 @@
 /* The program that containerd executes as containerd-shim-NAME-v1: it hands its command line, environment, current
  * directory and standard input to a warm process, the zygote, and gives back what comes as output and exit status.
  *
- * It stands in the way of every container, so it does little. Where no zygote takes the request it executes the Python
- * program instead (the slow path), which does the same work and leaves a zygote behind; a few at once, no more, for a
- * node that starts a thousand containers would otherwise start a thousand interpreters. Once a zygote has said that it
+ * It stands in the way of every container, so it does little. Where no zygote takes the request it starts one, for a
+ * `start`. Where there is none even then it executes the Python program instead (the slow path), which does the same
+ * work; a few at once, no more, for a node that starts a thousand containers would otherwise start a thousand
+ * interpreters. Once a zygote has said that it
  * will do the work, somebody else may do it only when that one is gone; and once it has read standard input, nobody.
  *
  * The command of the slow path is in the block below, where `containerd-shimkit install` has put it. */
@@ -19,6 +20,7 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/uio.h>
 #include <sys/un.h>
@@ -43,6 +45,7 @@
 #define MAX_ARGUMENTS 64
 #define MAX_VARIABLES 4096
 #define HEADER 16
+#define TITLE_ROOM 512 /* of a zygote's command line, in which its children show what they are */
 
 /* One object, so that whoever keeps the block keeps the digest. launcher/block.py has the same layout. */
 static struct {
@@ -340,14 +343,126 @@ static bool take_slot(void)
     return !any;
 }
 
-/* Ask until a zygote has done it, or until this process may do it itself. */
-static void ask_repeatedly(const char *path, int here)
+enum start_verdict {
+    ZYGOTE_READY,  /* one listens now */
+    ZYGOTE_COMING, /* somebody else is starting one */
+    ZYGOTE_FAILED,
+};
+
+/* In the child: become a zygote, which takes nothing of its caller along. Its standard error is *said*. */
+static __attribute__((noreturn)) void become_zygote(char **command, const char *path, int said)
+{
+    static char padding[TITLE_ROOM + 1];
+    char *words[MAX_WORDS + 6], *environment[] = {NULL};
+    sigset_t none;
+    size_t count = 0;
+    int null = open("/dev/null", O_RDWR);
+
+    memset(padding, '-', TITLE_ROOM);
+    for (; command[count]; count++)
+        words[count] = command[count];
+    words[count++] = (char *)(uintptr_t)"-socket";
+    words[count++] = (char *)(uintptr_t)path;
+    words[count++] = (char *)(uintptr_t)"-padding";
+    words[count++] = padding;
+    words[count++] = (char *)(uintptr_t)"zygote";
+    words[count] = NULL;
+    setsid();
+    for (int number = 1; number < NSIG; number++)
+        signal(number, SIG_DFL);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    if (null < 0 || dup2(said, 2) < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0)
+        _exit(1);
+    if (syscall(SYS_close_range, 3, ~0u, 0) < 0) /* Linux 5.9 */
+        for (int descriptor = 3; descriptor < 1024; descriptor++)
+            close(descriptor);
+    execve(command[0], words, environment);
+    _exit(1);
+}
+
+/* Wait for the word that it listens, which comes last; false for anything else that it says before it ends. */
+static bool becomes_ready(int said, int64_t deadline)
+{
+    static const char ready[] = "\0ready";
+    const size_t length = sizeof ready - 1;
+    char tail[256];
+    size_t kept = 0;
+
+    while (wait_until_readable(said, deadline)) {
+        ssize_t got = read(said, tail + kept, sizeof tail - kept);
+
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return kept >= length && memcmp(tail + kept - length, ready, length) == 0;
+        kept += (size_t)got;
+        if (kept > length) {
+            memmove(tail, tail + kept - length, length);
+            kept = length;
+        }
+    }
+    return false;
+}
+
+static uint64_t inode_of(const char *path)
+{
+    struct stat found;
+
+    return lstat(path, &found) < 0 ? 0 : (uint64_t)found.st_ino;
+}
+
+/* Start a zygote in the place of the one that was at *path*, if any, when the caller last looked (*before*). One does
+ * it at a time, by the same lock as zygote/client.py. */
+static enum start_verdict start_zygote(char **command, const char *path, uint64_t before)
+{
+    static const char suffix[] = ".lock";
+    char lock_path[SOCKET_PATH_SIZE + sizeof suffix];
+    enum start_verdict verdict = ZYGOTE_FAILED;
+    int said[2], lock;
+
+    memcpy(lock_path, path, strlen(path) + 1);
+    strcat(lock_path, suffix);
+    lock = open(lock_path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (lock < 0)
+        return ZYGOTE_FAILED;
+    if (flock(lock, LOCK_EX | LOCK_NB) < 0) {
+        verdict = errno == EWOULDBLOCK ? ZYGOTE_COMING : ZYGOTE_FAILED;
+    } else if (inode_of(path) != before && inode_of(path) != 0) {
+        verdict = ZYGOTE_READY; /* it has come in the meantime */
+    } else if (pipe2(said, O_CLOEXEC) == 0) {
+        pid_t child = fork();
+
+        if (child == 0)
+            become_zygote(command, path, said[1]);
+        close(said[1]);
+        if (child > 0 && becomes_ready(said[0], now_ms() + PATIENCE_MS))
+            verdict = ZYGOTE_READY;
+        close(said[0]);
+    }
+    close(lock);
+    return verdict;
+}
+
+/* Ask until a zygote has done it, or until this process may do it itself; *starts*: it may start a zygote, too. */
+static void ask_repeatedly(char **command, const char *path, int here, bool starts)
 {
     int64_t deadline = now_ms() + PATIENCE_MS;
 
     for (;;) {
+        uint64_t before = inode_of(path);
+        bool coming = false;
+
         ask(path, here);
-        if (take_slot() || now_ms() >= deadline)
+        if (starts) {
+            enum start_verdict verdict = start_zygote(command, path, before);
+
+            if (verdict == ZYGOTE_READY)
+                ask(path, here);
+            coming = verdict == ZYGOTE_COMING;
+            starts = coming; /* once is enough */
+        }
+        if (now_ms() >= deadline || (!coming && take_slot()))
             return;
         sleep_ms(RETRY_MS); /* whoever has a slot leaves a zygote behind */
     }
@@ -398,10 +513,9 @@ static __attribute__((noreturn)) void execute(char **command, char *const *argv,
     fail(strerror(errno), "; run containerd-shimkit install NAME anew where the shim is installed now");
 }
 
-/* `serve` stays in the foreground, and would keep its slot. */
-static bool is_served_elsewhere(int argc, char *const *argv)
+static bool is_action(int argc, char *const *argv, const char *action)
 {
-    return argc < 2 || strcmp(argv[argc - 1], "serve") != 0;
+    return argc > 1 && strcmp(argv[argc - 1], action) == 0;
 }
 
 int main(int argc, char **argv, char **envp)
@@ -413,12 +527,13 @@ int main(int argc, char **argv, char **envp)
         program = strrchr(argv[0], '/') ? strrchr(argv[0], '/') + 1 : argv[0];
     fill_standard_streams();
     command = embedded_command();
-    if (is_served_elsewhere(argc, argv) && ensure_directory() && name_socket(command, path)
+    /* `serve` stays in the foreground, and would keep its slot */
+    if (!is_action(argc, argv, "serve") && ensure_directory() && name_socket(command, path)
         && build_request(argv, envp)) {
         int here = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
         if (here >= 0)
-            ask_repeatedly(path, here);
+            ask_repeatedly(command, path, here, is_action(argc, argv, "start"));
     }
     execute(command, argv, envp);
 }
