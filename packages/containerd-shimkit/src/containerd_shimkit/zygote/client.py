@@ -156,8 +156,9 @@ def _execute(command: list[str], said: int) -> NoReturn:
             os.dup2(descriptor, target)
         os.closerange(3, _MANY)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
-            signal.signal(number, signal.SIG_DFL)
+        for number in range(1, signal.NSIG):
+            if signal.getsignal(number) == signal.SIG_IGN:  # by Python, or by whoever started this one caller
+                signal.signal(number, signal.SIG_DFL)
         os.execve(command[0], command, {})
     except BaseException as error:
         os.write(2, f"{command[0]} cannot be executed: {error}".encode())
