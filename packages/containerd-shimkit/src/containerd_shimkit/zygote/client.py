@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from ..errors import ShimError
-from .messages import ACCEPTED, HEADER_SIZE, MAX_BODY, Reply, decode_reply, encode_request
+from .messages import ACCEPTED, COMMITTED, HEADER_SIZE, MAX_BODY, Reply, decode_reply, encode_request
 from .naming import DIRECTORY, entry_command, socket_path
 
 __all__ = ["Zygote", "ensure_directory"]
@@ -140,9 +140,13 @@ def _standard_input() -> int:
 
 
 def _read_to_end(connection: socket.socket) -> bytes:
+    """All that comes; a connection that is reset has ended too, and what came before counts."""
     data = bytearray()
-    while len(data) <= HEADER_SIZE + MAX_BODY and (piece := connection.recv(1 << 16)):
-        data += piece
+    try:
+        while len(data) <= len(COMMITTED) + HEADER_SIZE + MAX_BODY and (piece := connection.recv(1 << 16)):
+            data += piece
+    except ConnectionResetError:
+        pass
     return bytes(data)
 
 
