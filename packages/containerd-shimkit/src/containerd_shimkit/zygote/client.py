@@ -126,7 +126,8 @@ def _send(connection: socket.socket, request: bytes) -> None:
     try:
         descriptors = array.array("i", [here, _standard_input()])
         sent = connection.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
-        connection.sendall(request[sent:])
+        if sent < len(request):  # sending nothing would fail when the answer is there and the connection closed
+            connection.sendall(request[sent:])
     finally:
         os.close(here)
 
