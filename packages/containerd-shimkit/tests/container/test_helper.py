@@ -72,7 +72,7 @@ def test_descriptors_reach_it_and_are_closed_there() -> None:
 )
 def test_what_the_work_raises_is_raised_here_and_the_helper_lives_on(error: Exception, kind: type[Exception]) -> None:
     async def scenario(helper: Helper) -> None:
-        with pytest.raises(kind, match="no such thing|odd"):
+        with pytest.raises(kind, match=r"no such thing|odd"):
             await helper.ask(("raise", error))
         assert (await helper.ask(("echo", 1)))[1] == 1
 

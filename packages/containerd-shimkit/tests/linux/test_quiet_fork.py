@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from containerd_shimkit.linux.quiet_fork import quieten_forks
 
+log = logging.getLogger(__name__)
 InChild = Callable[[Callable[[], object]], None]
 
 
@@ -19,15 +20,15 @@ def test_children_and_grandchildren_can_log(in_child: InChild) -> None:
         quieten_forks()
         child = os.fork()
         if child == 0:
-            logging.warning("child")
+            log.warning("child")
             grandchild = os.fork()
             if grandchild == 0:
-                logging.warning("grandchild")
+                log.warning("grandchild")
                 logging.getLogger("new").addHandler(logging.NullHandler())
                 os._exit(0)
             os._exit(os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1]))
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        logging.warning("parent")
+        log.warning("parent")
         assert os.read(ours, 100).split() == [b"child", b"grandchild", b"parent"]
 
     in_child(work)
