@@ -18,7 +18,7 @@ class LookingEngine(Engine):
         seen = {
             "word": WORD,
             "environment": dict(os.environ),
-            "random": [os.urandom(8).hex(), random.random()],  # noqa: S311  (whether it differs)
+            "random": [os.urandom(8).hex(), random.random()],
         }
         print(json.dumps(seen), flush=True)
         return 0

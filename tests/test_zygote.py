@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import secrets
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from containerd_shim_wasm_test_modules import HELLO_WORLD
 from harness.images import BUSYBOX
 from harness.pod import Container, Pod, end, pod
 from harness.processes import read_process
-from harness.zygotes import DIRECTORY, end_zygotes, our_zygotes, wait_until
+from harness.zygotes import end_zygotes, is_of_this_installation, our_zygotes, wait_until
 
 pytestmark = pytest.mark.root
 
@@ -164,7 +164,8 @@ def test_nothing_of_an_earlier_caller_reaches_a_later_shim(shim: Path) -> None:
             files = [each for each in targets if each.startswith("/") and each != "/dev/null"]
             assert files in ([], [str(container.bundle / "log")]), targets
             assert await container.run() == 0
-            return json.loads(container.stdout), zygote
+            seen: dict[str, Any] = json.loads(container.stdout)
+            return seen, zygote
 
     end_zygotes(our_zygotes())
     first, zygote = asyncio.run(one("OTEL_X", by=disturb))
@@ -249,3 +250,79 @@ def test_a_task_outlives_the_zygote_and_the_next_start_makes_another(shim: Path)
                 await end(each)
 
     asyncio.run(scenario())
+
+
+def test_starts_succeed_while_zygotes_are_killed_again_and_again(shim: Path) -> None:
+    before = set(os.listdir("/run/containerd/s"))
+
+    def start_and_delete(pod: Pod) -> str:
+        container = looking(pod)
+        address = pod.start(container)
+        give_up(pod, container)
+        return address
+
+    async def scenario() -> None:
+        done = asyncio.Event()
+
+        async def kill() -> int:
+            kills = 0
+            while not done.is_set():
+                for pid in our_zygotes():
+                    os.kill(pid, signal.SIGKILL)
+                    kills += 1
+                await asyncio.sleep(0.15)
+            return kills
+
+        async with pod(str(shim)) as made:
+            killing = asyncio.ensure_future(kill())
+            loop = asyncio.get_running_loop()
+            addresses: list[str] = []
+            try:
+                for _ in range(10):
+                    three = (loop.run_in_executor(None, start_and_delete, made) for _ in range(3))
+                    addresses += await asyncio.gather(*three)
+            finally:
+                done.set()
+            assert await killing >= 3
+            assert len(set(addresses)) == 1
+            await connect(made, addresses[0])  # to whichever shim is there, so that it is asked to end
+
+    asyncio.run(scenario())
+    wait_until(lambda: not dead_group_sockets(before))
+
+
+def test_a_zygote_that_hangs_is_replaced_and_ends_when_it_wakes(shim: Path) -> None:
+    async def scenario() -> None:
+        async with pod(str(shim)) as one, pod(str(shim)) as other:
+            first, second = looking(one), looking(other)
+            await connect(one, one.start(first))
+            hanging = parent_of(await one.shim_pid())
+            os.kill(hanging, signal.SIGSTOP)
+            try:
+                await connect(other, other.start(second))
+            finally:
+                os.kill(hanging, signal.SIGCONT)
+            assert parent_of(await other.shim_pid()) != hanging
+            wait_until(lambda: not is_of_this_installation(hanging), timeout=5)
+            assert parent_of(await other.shim_pid()) in our_zygotes(), "its end leaves its successor's socket there"
+            for made, container in ((one, first), (other, second)):
+                give_up(made, container)
+                await end(made)
+
+    asyncio.run(scenario())
+
+
+def test_an_upgrade_is_followed_when_it_has_settled_and_no_start_fails_meanwhile(tmp_path: Path) -> None:
+    program = write_program(tmp_path / "containerd-shim-looking-v1")
+
+    async def word() -> str:
+        async with pod(str(program)) as made:
+            container = looking(made)
+            assert await container.run() == 0
+            return str(json.loads(container.stdout)["word"])
+
+    assert asyncio.run(word()) == "old"
+    write_program(program, "new")
+    assert asyncio.run(word()) in ("old", "new")
+    time.sleep(2.2)
+    assert asyncio.run(word()) == "new"

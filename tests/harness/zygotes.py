@@ -15,9 +15,9 @@ DIRECTORY = Path("/run/containerd-shimkit")
 _UCRED = struct.Struct("3i")
 
 
-def zygote_sockets() -> set[Path]:
+def zygote_sockets() -> frozenset[Path]:
     """Give every zygote's socket there is, ours or another installation's."""
-    return set(DIRECTORY.glob("*.sock"))
+    return frozenset(DIRECTORY.glob("*.sock"))
 
 
 def zygote_at(path: Path) -> int | None:
@@ -39,7 +39,7 @@ def is_of_this_installation(pid: int) -> bool:
         return False
 
 
-def our_zygotes(spared: set[Path] = set()) -> dict[int, Path]:
+def our_zygotes(spared: frozenset[Path] = frozenset()) -> dict[int, Path]:
     """Give this installation's zygotes by pid, but for those at a *spared* path."""
     found = {zygote_at(path): path for path in zygote_sockets() - spared}
     return {pid: path for pid, path in found.items() if pid is not None and is_of_this_installation(pid)}
