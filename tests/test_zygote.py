@@ -71,7 +71,7 @@ def start(pod: Pod, container: Container, wrapper: Sequence[str] = (), **setting
     """`start` as containerd runs it, in whatever circumstances; the address."""
     command = [*wrapper, pod.shim, "-namespace", pod.namespace, "-address", f"{pod.directory}/ctd.sock"]
     given: dict[str, Any] = {"cwd": container.bundle, "env": {"TTRPC_ADDRESS": f"{pod.directory}/events"}, **settings}
-    done = subprocess.run(
+    done: subprocess.CompletedProcess[bytes] = subprocess.run(
         [*command, "-id", container.id, "start"],
         stdin=subprocess.DEVNULL,
         capture_output=True,

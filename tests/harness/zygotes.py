@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -18,6 +19,11 @@ _UCRED = struct.Struct("3i")
 def zygote_sockets() -> frozenset[Path]:
     """Give every zygote's socket there is, ours or another installation's."""
     return frozenset(DIRECTORY.glob("*.sock"))
+
+
+def zygote_traces() -> frozenset[Path]:
+    """Give the sockets' paths of which anything is there, be it the lock alone."""
+    return zygote_sockets() | {path.with_suffix("") for path in DIRECTORY.glob("*.sock.lock")}
 
 
 def zygote_at(path: Path) -> int | None:
@@ -55,6 +61,21 @@ def end_zygotes(zygotes: dict[int, Path]) -> None:
         for each in (path, path.with_name(f"{path.name}.lock")):
             each.unlink(missing_ok=True)
     wait_until(lambda: not any(is_of_this_installation(pid) for pid in zygotes))
+
+
+def remove_dead(spared: frozenset[Path] = frozenset()) -> None:
+    """Remove the sockets and locks that nobody is behind, but for those of *spared* paths."""
+    for path in zygote_traces() - spared:
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if zygote_at(path) is None:
+                path.unlink(missing_ok=True)
+                os.unlink(f"{path}.lock")
+        except BlockingIOError:
+            continue  # somebody is just starting one
+        finally:
+            os.close(lock)
 
 
 def wait_until(condition: Callable[[], object], timeout: float = 10.0) -> None:
