@@ -12,9 +12,19 @@ import pytest
 from harness.containerd import Containerd, Install, find_install
 from harness.images import BUSYBOX, busybox_image
 from harness.leftovers import assert_clean
+from harness.zygotes import end_zygotes, our_zygotes, remove_dead, zygote_traces
 
 ROOT = Path(__file__).parent.parent
 _NEEDS = [pytest.mark.root, pytest.mark.containerd]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_zygote_is_left() -> Iterator[None]:
+    """End the zygotes that the tests have caused, and no others."""
+    before = zygote_traces()
+    yield
+    end_zygotes(our_zygotes(spared=before))
+    remove_dead(spared=before)
 
 
 @pytest.fixture(scope="session")

@@ -72,6 +72,8 @@ class Helper:
         """
         await self._turn.acquire()
         try:
+            if self._channel.fileno() < 0:  # whoever asked before found it dead
+                raise BrokenPipeError
             self._channel.send({"request": request}, descriptors)
         except BaseException as error:
             self._turn.release()

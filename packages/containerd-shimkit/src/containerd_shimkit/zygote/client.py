@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from ..errors import ShimError
-from .messages import ACCEPTED, HEADER_SIZE, MAX_BODY, Reply, decode_reply, encode_request
+from .messages import ACCEPTED, COMMITTED, HEADER_SIZE, MAX_BODY, Reply, decode_reply, encode_request
 from .naming import DIRECTORY, entry_command, socket_path
 
 __all__ = ["Zygote", "ensure_directory"]
@@ -126,7 +126,8 @@ def _send(connection: socket.socket, request: bytes) -> None:
     try:
         descriptors = array.array("i", [here, _standard_input()])
         sent = connection.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
-        connection.sendall(request[sent:])
+        if sent < len(request):  # sending nothing would fail when the answer is there and the connection closed
+            connection.sendall(request[sent:])
     finally:
         os.close(here)
 
@@ -140,9 +141,13 @@ def _standard_input() -> int:
 
 
 def _read_to_end(connection: socket.socket) -> bytes:
+    """All that comes; a connection that is reset has ended too, and what came before counts."""
     data = bytearray()
-    while len(data) <= HEADER_SIZE + MAX_BODY and (piece := connection.recv(1 << 16)):
-        data += piece
+    try:
+        while len(data) <= len(COMMITTED) + HEADER_SIZE + MAX_BODY and (piece := connection.recv(1 << 16)):
+            data += piece
+    except ConnectionResetError:
+        pass
     return bytes(data)
 
 
@@ -156,8 +161,9 @@ def _execute(command: list[str], said: int) -> NoReturn:
             os.dup2(descriptor, target)
         os.closerange(3, _MANY)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
-            signal.signal(number, signal.SIG_DFL)
+        for number in range(1, signal.NSIG):
+            if signal.getsignal(number) == signal.SIG_IGN:  # by Python, or by whoever started this one caller
+                signal.signal(number, signal.SIG_DFL)
         os.execve(command[0], command, {})
     except BaseException as error:
         os.write(2, f"{command[0]} cannot be executed: {error}".encode())
