@@ -1,8 +1,8 @@
 """`containerd-shimkit`: its own commands, and those that other packages add.
 
-A package adds a command by an entry point of the group `containerd_shimkit.commands`: the command's name, and where its
-click.Command is. It is loaded only when it is asked for, or shown. One that cannot be loaded is named, and spoils nothing
-else.
+A package adds a command by an entry point of the group `containerd_shimkit.commands`: the command's name, and where
+its click.Command is. It is loaded only when it is asked for, or shown. One that cannot be loaded is named, and spoils
+nothing else.
 """
 
 from __future__ import annotations

@@ -83,10 +83,7 @@ def describe(runtime: RuntimeStatus) -> str:
     """A runtime for people, in a few lines."""
     where = f" (containerd-shimkit {runtime.version})" if runtime.version else ""
     elsewhere = f", {runtime.other_zygotes} in other contexts" if runtime.other_zygotes else ""
-    if runtime.containers is None:
-        users = "only root can tell"
-    else:
-        users = ", ".join(runtime.containers) or "none"
+    users = "only root can tell" if runtime.containers is None else ", ".join(runtime.containers) or "none"
     return "\n".join(
         [
             f"io.containerd.{runtime.name}.v1",
@@ -165,9 +162,9 @@ def _problems(
         yield f"{environment}; {cure}"
     elif program.command and not os.path.exists(program.command[-1]):
         yield f"{program.command[-1]} is gone; {cure}"
-    if program.kind is Kind.LAUNCHER and isinstance(environment, Environment):
-        if environment.sources != program.sources:
-            yield f"the launcher is not the one of containerd-shimkit {environment.version}; {cure}"
+    is_launcher = program.kind is Kind.LAUNCHER
+    if is_launcher and isinstance(environment, Environment) and environment.sources != program.sources:
+        yield f"the launcher is not the one of containerd-shimkit {environment.version}; {cure}"
     if not os.access(program.path, os.X_OK):
         yield f"it cannot be executed: chmod 755 {program.path}"
     for search_path in search_paths:

@@ -37,7 +37,7 @@ class Zygote:
 
 
 def zygotes(directory: str = DIRECTORY) -> list[Zygote]:
-    """All that listen in *directory*; what is left of dead ones does not count. Takes up to a second for one that hangs.
+    """All that listen in *directory*, not what is left of dead ones. Takes up to a second for one that hangs.
 
     Raises: PermissionError, for who may not look.
     """
