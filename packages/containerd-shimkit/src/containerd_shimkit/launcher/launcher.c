@@ -352,6 +352,7 @@ enum start_verdict {
 /* In the child: become a zygote, which takes nothing of its caller along. Its standard error is *said*. */
 static __attribute__((noreturn)) void become_zygote(char **command, const char *path, int said)
 {
+    static const unsigned char default_action[64]; /* the kernel's struct of any machine: all 0 is SIG_DFL */
     static char padding[TITLE_ROOM + 1];
     char *words[MAX_WORDS + 6], *environment[] = {NULL};
     sigset_t none;
@@ -368,8 +369,8 @@ static __attribute__((noreturn)) void become_zygote(char **command, const char *
     words[count++] = (char *)(uintptr_t)"zygote";
     words[count] = NULL;
     setsid();
-    for (int number = 1; number < NSIG; number++)
-        signal(number, SIG_DFL);
+    for (int number = 1; number < NSIG; number++) /* the call itself: the C library keeps two signals from others */
+        syscall(SYS_rt_sigaction, number, default_action, NULL, 8);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     if (null < 0 || dup2(said, 2) < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0)
