@@ -900,7 +900,7 @@ def test_a_fork_bomb_is_held_by_its_limit_and_ended_whole(play: Play) -> None:
     async def scenario(pod: Pod) -> None:
         files = {"/bin/sh": Path(BUSYBOX).read_bytes(), "/bin/sleep": Path(BUSYBOX).read_bytes()}
         limit = _set("linux.resources.pids", {"limit": 20})
-        container = pod.container(["/bin/sh", "-c", "b() { b | b & }; b; sleep 1000"], files, change=limit)
+        container = pod.container(["/bin/sh", "-c", "b() { b | b & }; b & exec sleep 1000"], files, change=limit)
         await container.create()
         await container.start()
         await asyncio.sleep(0.5)

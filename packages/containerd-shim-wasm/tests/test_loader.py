@@ -304,7 +304,7 @@ async def _write_code(engine: Engine, descriptor: int, data: bytes, where: Path)
         (b"invalid", {}, InvalidArgumentError, "not a program"),
         (b"crash", {}, AbortedError, r"status 139: the compiler crashed, .* compile_memory_bytes \(now 1073741824\)"),
         (b"hog", {}, ResourceExhaustedError, r"compiling 3 bytes .* raise the runtime option compile_memory_bytes"),
-        (b"flood", {"compile_memory_bytes": 400 << 20}, None, ""),
+        (b"flood", {"compile_memory_bytes": 800 << 20}, None, ""),
         (b"wait 60", {"compile_timeout": 0.2}, DeadlineExceededError, r"compile_timeout \(now 0\.2 s\)"),
         (bytes(1 << 20), {"compile_memory_bytes": 1 << 19}, InvalidArgumentError, "has 1048576 bytes, more than may"),
     ],
