@@ -28,6 +28,15 @@ def no_zygote_is_left() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def uv() -> str:
+    """The uv that runs these tests, or the one on PATH."""
+    found = os.environ.get("UV") or shutil.which("uv")
+    if not found:
+        pytest.skip("no uv on PATH: run the tests by scripts/test, which brings it")
+    return found
+
+
+@pytest.fixture(scope="session")
 def shim_directory() -> str:
     """Where containerd finds the shims under test: beside the Python that runs the tests."""
     return os.path.dirname(sys.executable)
