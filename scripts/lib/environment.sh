@@ -62,16 +62,17 @@ sync_environment() {
     uv sync --quiet --locked "$@"
     return
   fi
-  local environment=${UV_PROJECT_ENVIRONMENT:-.venv} requirements options=() option
+  local environment=${UV_PROJECT_ENVIRONMENT:-.venv} requirements options=() option members=("${MEMBERS[@]/#/--editable=}")
   local -x UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-${UV_INDEX_URL:-$PIP_INDEX_URL}}
   for option in "$@"; do
     [ "$option" = --inexact ] || options+=("$option")
+    [ "$option" != --only-group ] || members=()
   done
   requirements=$(mktemp)
   uv export --quiet --frozen --no-emit-workspace "${options[@]}" --output-file "$requirements" >/dev/null
   [ -x "$environment/bin/python" ] || uv venv --quiet "$environment"
   uv pip install --quiet --python "$environment/bin/python" --require-hashes --requirement "$requirements"
-  uv pip install --quiet --python "$environment/bin/python" --no-deps "${MEMBERS[@]/#/--editable=}"
+  [ ${#members[@]} -eq 0 ] || uv pip install --quiet --python "$environment/bin/python" --no-deps "${members[@]}"
   rm -f "$requirements"
 }
 

@@ -74,3 +74,11 @@ def install(uv: str, directory: Path, *wheels: Path | str) -> Path:
     python = directory / "bin" / "python"
     run([uv, "pip", "install", "--quiet", "--python", str(python), *map(str, wheels)], cwd=directory)
     return python
+
+
+def add_bare_shim(python: Path) -> str:
+    """Put tests/bare_shim.py beside *python*, as pip puts a console script there; its NAME in io.containerd.NAME.v1."""
+    program = python.with_name("containerd-shim-bare-v1")
+    program.write_text(f"#!{python}\n{(ROOT / 'tests' / 'bare_shim.py').read_text()}")
+    program.chmod(0o755)
+    return "bare"
