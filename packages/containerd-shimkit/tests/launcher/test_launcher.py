@@ -277,6 +277,26 @@ def test_the_directory_is_made_for_the_owner_alone(launcher: Any, slot_mode: int
     assert stat.S_IMODE((launcher.directory / "slow-path.0").stat().st_mode) == slot_mode
 
 
+def test_the_launcher_of_another_installation_has_nothing_to_do_with_this_ones_zygote(
+    launcher: Any, built: tuple[bytes, Path], zygote: Make, tmp_path: Path
+) -> None:
+    script = tmp_path / "other" / "slow.py"
+    script.parent.mkdir()
+    script.write_text(Path(launcher.command[-1]).read_text())
+    command = [*launcher.command[:-1], str(script)]
+    path = script.with_name(launcher.path.name)
+    path.write_bytes(fill_command(built[0], command))
+    path.chmod(0o755)
+    other = type(launcher)(path, launcher.directory, command)
+    with zygote(ACCEPTED, DONE) as asked:
+        for words in (["-v"], ["-id", "1", "delete"], ["-id", "1", "start"]):
+            assert outcome(other.run(*words)) == SLOW
+        assert asked.connections == 0
+        assert outcome(launcher.run("-v")) == (0, b"unix:///s/1")
+        assert asked.connections == 1
+    assert len(other.slow_runs()) == 3
+
+
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o701])
 def test_a_directory_that_others_can_reach_is_not_used(launcher: Any, zygote: Make, mode: int) -> None:
     with zygote(ACCEPTED + DONE) as asked:

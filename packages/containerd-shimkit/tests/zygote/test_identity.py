@@ -81,6 +81,17 @@ def test_another_installation_in_a_package_directory_is_a_change(tmp_path: Path)
     assert not identity.check().is_current
 
 
+def test_a_link_that_leads_to_another_installation_now_is_a_change(tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        (tmp_path / version / f"a-{version}.dist-info").mkdir(parents=True)
+        (tmp_path / version / f"a-{version}.dist-info" / "RECORD").write_text("a")
+    (tmp_path / "current").symlink_to("1")
+    identity = Identity([str(tmp_path / "current")])
+    (tmp_path / "next").symlink_to("2")
+    (tmp_path / "next").replace(tmp_path / "current")
+    assert not identity.check().is_current
+
+
 def test_a_process_knows_what_it_was_loaded_from() -> None:
     identity = Identity()
     identity.add_loaded()

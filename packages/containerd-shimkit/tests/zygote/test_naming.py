@@ -38,6 +38,18 @@ def test_one_program_in_one_context_has_one_name() -> None:
     assert naming.socket_path(COMMAND) != naming.socket_path([*COMMAND[:2], "/usr/bin/containerd-shim-y-v1"])
 
 
+def test_two_installations_of_one_shim_have_two_names() -> None:
+    # two versions at once are two environments: the program has the same name in both, and nothing else differs
+    commands = [[f"/opt/{each}/bin/python", "-I", f"/opt/{each}/bin/containerd-shim-x-v1"] for each in ("1.0", "1.1")]
+    mixed = [commands[0][0], *commands[1][1:]]
+    assert len({naming.socket_path(command) for command in (*commands, mixed)}) == 3
+
+
+def test_a_name_tells_where_one_word_ends() -> None:
+    commands = (["/a", "b"], ["/ab"], ["/a", "", "b"], ["/a", "b", ""], ["/a b"])
+    assert len({naming.socket_path(command) for command in commands}) == len(commands)
+
+
 @pytest.mark.parametrize(
     "change",
     [
