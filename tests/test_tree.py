@@ -138,3 +138,10 @@ def test_scripts_can_be_executed() -> None:
     modes = {line.split("\t")[1]: line.split()[0] for line in git_lines("--stage", "scripts", ".ci")}
     started_by_name = {name for name in modes if not name.startswith("scripts/lib/")}
     assert {name for name in started_by_name if modes[name] != "100755"} == set()
+
+
+def test_a_script_that_may_have_to_install_uv_can_install_what_that_needs() -> None:
+    texts = {path.name: path.read_text() for path in (ROOT / "scripts").iterdir() if path.is_file()}
+    installing = {name for name, text in texts.items() if re.search("^ensure_uv$", text, re.MULTILINE)}
+    assert {"check", "test"} <= installing
+    assert {name for name in installing if "/scripts/lib/debian.sh" not in texts[name]} == set()

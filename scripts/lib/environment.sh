@@ -1,4 +1,4 @@
-# Shared by the scripts beside this folder: the checkout, what is said, uv, the Python environments.
+# Shared by the scripts beside this folder: the checkout, what is said, uv, the Python environments. Needs debian.sh.
 # Sourced by bash with `set -euo pipefail`. What the environment says about pip, uv and apt (indexes, proxies,
 # certificates, caches) is left as it is: nothing here sets such a variable unless it is unset.
 
@@ -48,7 +48,7 @@ ensure_uv() {
 ensure_venv_module() {
   if "$1" -c 'import ensurepip, venv' 2>/dev/null; then return; fi
   if is_root && command -v apt-get >/dev/null; then
-    apt_install python3-venv
+    apt_install python3-venv || : # what is missing then is said below
   fi
   "$1" -c 'import ensurepip, venv' 2>/dev/null ||
     fail "$1 cannot make virtual environments; as root: apt-get install python3-venv, or put uv on PATH"
