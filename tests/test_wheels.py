@@ -100,6 +100,23 @@ def test_the_files_inside_have_the_date_that_is_wanted(built: Build) -> None:
         assert {entry.date_time for entry in Wheel(path).entries()} == {(2023, 11, 14, 22, 13, 20)}
 
 
+@needs_zig
+def test_a_build_that_fails_says_why_and_leaves_what_was_there(built: Build, copy: str, tmp_path: Path) -> None:
+    tree, out = Path(copy).parent.parent, tmp_path / "out"
+    for name in ("pyproject.toml", "uv.lock"):
+        shutil.copy(ROOT / name, tree)
+    shutil.copytree(ROOT / "packages", tree / "packages", ignore=shutil.ignore_patterns("tests", "__pycache__"))
+    (tree / ".cache").symlink_to(ROOT / ".cache")  # the tools that `built` has had installed
+    (tree / "packages" / PACKAGES[1] / "README.md").unlink()
+    out.mkdir()
+    (out / "earlier.whl").touch()
+    done = ask(copy, str(out), cwd=tmp_path, SOURCE_DATE_EPOCH=EPOCH)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Readme file does not exist: README.md" in done.stderr
+    assert done.stderr.endswith(f"error: not built: packages/{PACKAGES[1]}\n")
+    assert [path.name for path in out.iterdir()] == ["earlier.whl"]
+
+
 # A wheel for one machine.
 
 
