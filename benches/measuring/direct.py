@@ -203,7 +203,7 @@ class DirectShim:
 @contextmanager
 def direct_shim(stage: Stage) -> Generator[DirectShim, None, None]:
     """A directory and an event sink for one group; both are removed afterwards."""
-    directory = f"{stage.directory}/direct-{secrets.token_hex(3)}"
+    directory = f"{stage.run_directory}/direct-{secrets.token_hex(3)}"
     os.mkdir(directory)
     events = Events(f"{directory}/events")
     made = DirectShim(stage, directory, f"g{secrets.token_hex(4)}", events)

@@ -1,5 +1,8 @@
 """Where the benchmarks run: a private containerd with the image, in a mount namespace with no zygote and no cache.
 
+`/run` is an empty tmpfs there, whatever it is outside, and in it is the state of containerd and of all runtimes: that
+is where they keep it on a node.
+
 The directories in which shims of this machine keep their zygote's socket and their compiled code are covered by empty
 ones, which nobody else sees. So nothing that others run is used, disturbed or removed, and `cold` can begin with
 nothing.
@@ -91,6 +94,7 @@ class Stage:
 
     options: Options
     directory: str  # its own, on a disk
+    run_directory: str  # its own, in memory
     programs: Programs
     ctd: Containerd
     client: ContainerdClient
@@ -128,24 +132,25 @@ def stage(options: Options, fresh: int = 0) -> Generator[Stage, None, None]:
     directory = tempfile.mkdtemp(prefix="bench-", dir="/tmp")
     unshare(_CLONE_NEWNS)
     mount("", "/", "", _MS_REC | _MS_PRIVATE)
+    mount("tmpfs", "/run", "tmpfs", 0, "mode=755")
     try:
         with _covered(options.zygotes, f"{directory}/zygotes"), _covered(options.cache, f"{directory}/cache"):
-            yield from _inside(options, fresh, directory)
+            yield from _inside(options, fresh, directory, tempfile.mkdtemp(prefix="bench-", dir="/run"))
     finally:
         shutil.rmtree(directory)
 
 
-def _inside(options: Options, fresh: int, directory: str) -> Generator[Stage, None, None]:
+def _inside(options: Options, fresh: int, directory: str, run_directory: str) -> Generator[Stage, None, None]:
     try:
         programs = build(directory, f"{directory}/null.sock", fresh)
         path = os.pathsep.join([options.shim_directory, directory])
-        ctd = Containerd(options.install, path, log_level="info")  # as operators run it
+        ctd = Containerd(options.install, path, log_level="info", state=f"{run_directory}/state")  # as operators run it
         try:
             with _null_shim(programs.null_shim):
                 ctd.start()
                 _import(ctd, programs, directory)
                 client = ContainerdClient(ctd.address, ctd.namespace, ctd.snapshotter, _committed_snapshot(ctd))
-                yield Stage(options, directory, programs, ctd, client)
+                yield Stage(options, directory, run_directory, programs, ctd, client)
                 client.close()
                 ctd.remove_all()
         finally:

@@ -84,13 +84,14 @@ class Containerd:
         environment: Mapping[str, str] | None = None,
         snapshotter: str = "",
         log_level: str = "debug",
+        state: str = "",
     ) -> None:
         self.install = install
         self.directory = tempfile.mkdtemp(prefix="ctd-", dir="/tmp")
         self.namespace = f"ctd-{secrets.token_hex(4)}"
         self.address = f"{self.directory}/containerd.sock"
         self.root = f"{self.directory}/root"
-        self.state = f"{self.directory}/state"
+        self.state = state or f"{self.directory}/state"
         self.log_path = f"{self.directory}/containerd.log"
         self.snapshotter = snapshotter or ("overlayfs" if is_overlay_supported(self.directory) else "native")
         path = os.pathsep.join([shim_directory, install.directory, os.environ.get("PATH", os.defpath)])

@@ -1,0 +1,61 @@
+"""A plan as an init is given it: each operation as its name and its values, in tuples.
+
+What a fork writes to is copied first, and whatever an object is made of, class, fields and all, is written to when it
+is made or looked at: five hundred pages for the plan of an ordinary container. Of tuples it takes next to none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, get_args
+
+from ..linux.capabilities import capability_mask
+from . import operations
+from .operations import DropPrivileges, JoinCgroup, Operation
+from .plan import Plan
+
+__all__ = ["Step", "Steps", "describe", "steps_of"]
+
+Step: TypeAlias = tuple[Any, ...]
+"""The name of an operation's class, then the values of its fields; what the shim sees to itself is left out, and
+capabilities are masks."""
+
+_FIELDS: Final[dict[str, tuple[str, ...]]] = {
+    kind.__name__: kind.__match_args__ for kind in get_args(operations.Operation)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The groups of a `Plan`, and what else of it an init needs."""
+
+    rootfs: str
+    user: int
+    host: tuple[Step, ...]
+    root: tuple[Step, ...]
+    seal: tuple[Step, ...]
+    process: tuple[Step, ...]
+
+
+def steps_of(plan: Plan) -> Steps:
+    """Take a plan apart. Logs capabilities that this kernel does not know."""
+    host, root, seal, process = (tuple(map(_step, group)) for group in (plan.host, plan.root, plan.seal, plan.process))
+    return Steps(plan.rootfs, plan.process_spec.user.uid, host, root, seal, process)
+
+
+def _step(operation: Operation) -> Step:
+    name = type(operation).__name__
+    match operation:
+        case JoinCgroup():
+            return (name, None)  # the limits are set already
+        case DropPrivileges(uid, gid, groups, umask, bounding, effective, permitted, inheritable, ambient, no_new):
+            masks = map(capability_mask, (bounding, effective, permitted, inheritable, ambient))
+            return (name, uid, gid, groups, umask, *masks, no_new)
+        case _:
+            return (name, *(getattr(operation, field) for field in _FIELDS[name]))
+
+
+def describe(step: Step) -> str:
+    """The step as its operation shows itself."""
+    name: str = step[0]
+    return f"{name}({', '.join(f'{field}={value!r}' for field, value in zip(_FIELDS[name], step[1:], strict=True))})"
