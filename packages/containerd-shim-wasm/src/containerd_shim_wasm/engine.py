@@ -115,8 +115,8 @@ class Engine(ABC):
         """
 
     def __reduce__(self) -> tuple[object, ...]:
-        # sent to a helper, which is a copy of the shim: it has the same engine, as warm as this one
-        return (warm_engine, (type(self), self.settings))
+        # sent to a helper, which is a copy of the shim: it has the same engines, as warm as here
+        return (warm_engine, (list(_warm.values()).index(self),))
 
     def version_details(self) -> str:
         """One line about the engine itself for `-v`: its name and version. Called without `warm`."""
@@ -141,6 +141,9 @@ def make_warm(kind: type[Engine], settings: Settings) -> Engine:
     return engine
 
 
-def warm_engine(kind: type[Engine], settings: Settings) -> Engine:
-    """An engine that this process, or the one that it is a fork of, has warmed up. Raises: LookupError."""
-    return _warm[kind, settings]
+def warm_engine(number: int) -> Engine:
+    """The engine that this process, or the one that it is a fork of, was the *number*th to warm up, from 0.
+
+    Raises: LookupError.
+    """
+    return list(_warm.values())[number]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from containerd_shimkit import InvalidArgumentError, TraceContext
+from containerd_shimkit import NO_TRACE, InvalidArgumentError, TraceContext
 from containerd_shimkit.container.channel import Channel
 from containerd_shimkit.container.executor import (
     Executor,
@@ -46,37 +47,52 @@ class _Place:
 class WasmExecutor:
     """Wasm by *engine* where there is wasm, a native program by execve where there is one."""
 
-    def __init__(self, id: str, engine: Engine, process: Process, trace: TraceContext) -> None:  # noqa: A002
-        """Work out in the shim whatever needs no file: what the init computes costs each container pages of its own."""
+    def __init__(
+        self,
+        id: str,  # noqa: A002
+        engine: Engine,
+        args: tuple[str, ...],
+        environment: Mapping[str, str],
+        places: Sequence[tuple[str, bool, bool]],
+        trace: TraceContext,
+    ) -> None:
+        """*places* are where the program may be, in order: the path, and whether it is one for native, for wasm."""
         self._id = id
         self._engine = engine
-        self._process = process
+        self._args = args
+        self._environment = environment
+        self._places = places
         self._trace = trace
-        self._entrypoint = parse_entrypoint(process.args[0])
-        self._environment = environment_of(process)
-        native, wasm = _paths(process, self._entrypoint)
-        self._candidates = [
-            Candidate(path, native=path in native, wasm=path in wasm) for path in dict.fromkeys((*native, *wasm))
-        ]
         # the default looks at the file's first bytes only, which are here already
         self._handles_by_kind = type(engine).can_handle is Engine.can_handle
         self._native: LinuxExecutor | None = None
         self._context: RuntimeContext | None = None
+
+    @classmethod
+    def of(cls, id: str, engine: Engine, process: Process, trace: TraceContext) -> WasmExecutor:  # noqa: A002
+        """The one for *process*. What needs no file is worked out here: in an init it would cost pages of its own."""
+        native, wasm = _paths(process, parse_entrypoint(process.args[0]))
+        places = [(path, path in native, path in wasm) for path in dict.fromkeys((*native, *wasm))]
+        return cls(id, engine, process.args, environment_of(process), places, trace)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        trace = tuple(getattr(self._trace, each) for each in TraceContext.__match_args__)
+        return (_unpack, (self._id, self._engine, self._args, self._environment, self._places, trace))
 
     def prepare(self, inside: Inside) -> Preparation:
         """Look the entrypoint up and decide; for wasm, have the shim compile it and the engine load it.
 
         Raises: InvalidArgumentError, with a reason for each place, when nothing there runs; ShimError.
         """
-        places = [self._look_at(candidate, inside) for candidate in self._candidates]
+        places = [self._look_at(Candidate(*place), inside) for place in self._places]
         decision = decide([place.candidate for place in places])
         if isinstance(decision, Refuse):
             raise InvalidArgumentError(
-                f"container {self._id!r} has nothing to run: process.args[0] is {self._process.args[0]!r} "
+                f"container {self._id!r} has nothing to run: process.args[0] is {self._args[0]!r} "
                 f"({'; '.join(decision.reasons)})"
             )
         if isinstance(decision, RunNative):
-            self._native = LinuxExecutor(self._process)
+            self._native = LinuxExecutor(self._args, self._environment)
             self._native.use(decision.path)
             return Preparation()
         found = places[decision.index].found
@@ -136,13 +152,24 @@ class WasmExecutor:
     def _context_for(self, guest: Guest, inside: Inside) -> RuntimeContext:
         return RuntimeContext(
             id=self._id,
-            args=self._process.args,
+            args=self._args,
             env=self._environment,
-            entrypoint=self._entrypoint,
+            entrypoint=parse_entrypoint(self._args[0]),
             guest=guest,
             annotations=inside.annotations,
             trace=self._trace,
         )
+
+
+def _unpack(
+    id: str,  # noqa: A002
+    engine: Engine,
+    args: tuple[str, ...],
+    environment: Mapping[str, str],
+    places: Sequence[tuple[str, bool, bool]],
+    trace: tuple[str, ...],
+) -> WasmExecutor:
+    return WasmExecutor(id, engine, args, environment, places, TraceContext(*trace) if any(trace) else NO_TRACE)
 
 
 def _paths(process: Process, entrypoint: Entrypoint) -> tuple[list[str], list[str]]:

@@ -36,7 +36,7 @@ class WasmInstance(ContainerInstance):
     def make_executor(self, spec: Spec) -> Executor:
         if spec.process is None or not spec.process.args:
             return super().make_executor(spec)
-        return WasmExecutor(self.id, self._engine, spec.process, self.config.trace)
+        return WasmExecutor.of(self.id, self._engine, spec.process, self.config.trace)
 
     async def answer(self, question: Message, descriptors: Sequence[int]) -> tuple[Message, Sequence[int]]:
         """Find the code of the program that the init has chosen, which is wasm, or have it compiled.

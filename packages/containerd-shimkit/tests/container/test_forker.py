@@ -16,6 +16,7 @@ from containerd_shimkit.container.executor import Executor, LinuxExecutor
 from containerd_shimkit.container.forker import Forker
 from containerd_shimkit.container.init import InitTask
 from containerd_shimkit.container.plan import plan_container
+from containerd_shimkit.container.steps import steps_of
 from containerd_shimkit.linux.cgroups import CgroupV1
 from containerd_shimkit.oci.defaults import default_spec
 from containerd_shimkit.oci.spec import parse_spec
@@ -44,10 +45,10 @@ class Births:
         ours, theirs = Channel.pair()
         streams = (self._writer, self._writer, self._writer)
         annotations = {"status": str(status)}
-        chosen = executor or LinuxExecutor(plan.process_spec)
-        task = InitTask(plan, annotations, (), CgroupV1({}), streams, theirs, chosen)
+        chosen = executor or LinuxExecutor.of(plan.process_spec)
+        task = InitTask(steps_of(plan), annotations, (), CgroupV1({}), streams, theirs, chosen)
         with self.reaper.expecting():
-            pid = await self.forker.fork(task)
+            pid = await self.forker.fork(task, plan.pid_namespace)
             ended = self.reaper.watch(pid)
         ours.close()
         theirs.close()

@@ -66,6 +66,12 @@ def test_this_process_has_a_root() -> None:
     assert "/" in {each.mount_point for each in read_mountinfo()}
 
 
+def test_mounts_of_one_type_are_those_of_that_type() -> None:
+    every = read_mountinfo()
+    for fstype in {each.fstype for each in every}:
+        assert read_mountinfo(fstype) == [each for each in every if each.fstype == fstype]
+
+
 @given(count=st.integers(1, 60), parent=st.sampled_from(["/var/lib/snapshots", "/x", ""]))
 def test_lower_directories_are_shortened_and_mean_the_same(count: int, parent: str) -> None:
     lowers = [f"{parent}/{number * 7}/fs" for number in range(count)]

@@ -1,4 +1,4 @@
-"""Carries one operation out: the only place where a plan's values become system calls.
+"""Carries one step out: the only place where a plan's values become system calls.
 
 Runs in a container's init, which is alone in its mount namespace while it does: nobody can move a mount or a link
 between two steps. Every target is resolved inside the new root, and mounted on by descriptor.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ..errors import InternalError, InvalidArgumentError, PermissionDeniedError, ResourceExhaustedError, ShimError
 from ..linux import capabilities, mounts, namespaces, paths, process, rlimits
@@ -41,14 +41,7 @@ from .operations import (
     SymbolicLink,
     Unshare,
 )
-
-if TYPE_CHECKING:
-    from typing_extensions import assert_never
-else:  # the module takes a megabyte of memory, which every container's fork would copy
-
-    def assert_never(value: object) -> None:
-        raise AssertionError(f"no case for {value!r}")
-
+from .steps import Step, describe
 
 __all__ = ["Site", "apply", "make_cgroup"]
 
@@ -77,12 +70,13 @@ class Site:
     has_directory: bool = field(default=False)
 
 
-def apply(operation: Operation, site: Site) -> None:
-    """Carry *operation* out. Raises: ShimError that names the operation, its values and the kernel's reason."""
+def apply(step: Step, site: Site) -> None:
+    """Carry *step* out. Raises: ShimError that names the operation, its values and the kernel's reason."""
+    name: str = step[0]
     try:
-        _apply(operation, site)
+        _WORK[name](site, *step[1:])
     except (ValueError, OSError) as error:
-        raise _explained(operation, error) from error
+        raise _explained(step, error) from error
 
 
 def make_cgroup(cgroup: CgroupV1, operations: Iterable[Operation]) -> None:
@@ -97,85 +91,78 @@ def make_cgroup(cgroup: CgroupV1, operations: Iterable[Operation]) -> None:
                 if operation.resources is not None:
                     cgroup.apply(operation.resources)
             except (ValueError, OSError) as error:
-                raise _explained(operation, error) from error
+                raise _explained((JoinCgroup.__name__, operation.resources), error) from error
 
 
-def _explained(operation: Operation, error: ValueError | OSError) -> ShimError:
+def _explained(step: Step, error: ValueError | OSError) -> ShimError:
     """What went wrong, as the error that the caller is to see."""
     kind = _KINDS.get(error.errno or 0, InternalError) if isinstance(error, OSError) else InvalidArgumentError
-    cure = _cure(operation, error) if isinstance(error, OSError) else ""
-    return kind(f"cannot set the container up: {_name(operation)}: {error}{cure}")
+    cure = _cure(step, error) if isinstance(error, OSError) else ""
+    text = describe(step)
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return kind(f"cannot set the container up: {text}: {error}{cure}")
 
 
-def _name(operation: Operation) -> str:
-    """The operation with its values, for a message: cut where they are long (twenty capabilities, say)."""
-    text = str(operation)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-
-
-def _cure(operation: Operation, error: OSError) -> str:
-    match operation:
-        case BindMount(source=source) if error.errno == errno.ENOENT:
-            return f"; make sure that {source} exists on the host"
-        case SetOomScoreAdj():
+def _cure(step: Step, error: OSError) -> str:
+    match step[0]:
+        case BindMount.__name__ if error.errno == errno.ENOENT:
+            return f"; make sure that {step[1]} exists on the host"
+        case SetOomScoreAdj.__name__:
             return "; lowering it needs CAP_SYS_RESOURCE: set restrict_oom_score_adj = true in containerd's CRI plugin"
-        case SetRlimit() if error.errno == errno.EPERM:
+        case SetRlimit.__name__ if error.errno == errno.EPERM:
             return "; raising a hard limit needs CAP_SYS_RESOURCE: ask for less, or raise containerd's own limit"
-        case PivotRoot() if error.errno == errno.EINVAL:
+        case PivotRoot.__name__ if error.errno == errno.EINVAL:
             return "; the host runs from its initial RAM file system, which pivot_root(2) cannot leave"
         case _:
             return ""
 
 
-def _apply(operation: Operation, site: Site) -> None:
-    match operation:
-        case SetOomScoreAdj(value):
-            _write("/proc/self/oom_score_adj", str(value))
-        case JoinCgroup():
-            site.cgroup.join()
-        case JoinNamespace(kind, path):
-            _join_namespace(kind, path, site)
-        case Unshare(kinds):
-            namespaces.unshare(sum(namespaces.NAMESPACE_FLAGS[kind] for kind in kinds))
-        case BringLoopbackUp():
-            namespaces.bring_loopback_up()
-        case PrepareRoot(recursive_slave):
-            _prepare_root(site, ms.MS_SLAVE if recursive_slave else ms.MS_PRIVATE)
-        case BindMount():
-            _bind(operation, site.root_fd)
-        case FilesystemMount():
-            _mount_filesystem(operation, site.root_fd)
-        case DeviceNode():
-            _make_device(operation, site.root_fd)
-        case SymbolicLink(path, points_to):
-            _make_link(path, points_to, site.root_fd)
-        case SetSysctl(name, value, namespace):
-            _refuse_hosts(site, namespace)
-            _write(f"/proc/sys/{name}", value)
-        case SetHostname(name):
-            _refuse_hosts(site, "uts")
-            namespaces.set_hostname(name)
-        case SetDomainname(name):
-            _refuse_hosts(site, "uts")
-            namespaces.set_domainname(name)
-        case MakeDirectory(path):
-            os.close(paths.make_directory_in_root(site.root_fd, path, 0o755))
-        case MaskPath(path):
-            _mask(path, site.root_fd)
-        case ReadonlyPath(path):
-            _make_readonly(path, site.root_fd)
-        case ReadonlyRoot():
-            _remount(site.root_fd, ms.MS_RDONLY, 0)
-        case PivotRoot():
-            _pivot(site)
-        case SetRlimit(kind, soft, hard):
-            rlimits.set_rlimit(kind, soft, hard)
-        case DropPrivileges():
-            _drop_privileges(operation)
-        case ChangeDirectory():
-            _change_directory(operation, site)
-        case _:
-            assert_never(operation)
+def _set_oom_score_adj(site: Site, value: int) -> None:
+    del site
+    _write("/proc/self/oom_score_adj", str(value))
+
+
+def _join_cgroup(site: Site, resources: None) -> None:
+    del resources  # limits are the shim's to set: `make_cgroup`
+    site.cgroup.join()
+
+
+def _unshare(site: Site, kinds: tuple[str, ...]) -> None:
+    del site
+    namespaces.unshare(sum(namespaces.NAMESPACE_FLAGS[kind] for kind in kinds))
+
+
+def _bring_loopback_up(site: Site) -> None:
+    del site
+    namespaces.bring_loopback_up()
+
+
+def _set_sysctl(site: Site, name: str, value: str, namespace: str) -> None:
+    _refuse_hosts(site, namespace)
+    _write(f"/proc/sys/{name}", value)
+
+
+def _set_hostname(site: Site, name: str) -> None:
+    _refuse_hosts(site, "uts")
+    namespaces.set_hostname(name)
+
+
+def _set_domainname(site: Site, name: str) -> None:
+    _refuse_hosts(site, "uts")
+    namespaces.set_domainname(name)
+
+
+def _make_directory(site: Site, path: str) -> None:
+    os.close(paths.make_directory_in_root(site.root_fd, path, 0o755))
+
+
+def _make_root_readonly(site: Site) -> None:
+    _remount(site.root_fd, ms.MS_RDONLY, 0)
+
+
+def _set_rlimit(site: Site, kind: str, soft: int, hard: int) -> None:
+    del site
+    rlimits.set_rlimit(kind, soft, hard)
 
 
 def _refuse_hosts(site: Site, kind: str) -> None:
@@ -191,7 +178,7 @@ def _write(path: str, text: str) -> None:
         os.close(descriptor)
 
 
-def _join_namespace(kind: str, path: str, site: Site) -> None:
+def _join_namespace(site: Site, kind: str, path: str) -> None:
     descriptor = namespaces.open_namespace(path, kind)
     try:
         if os.path.samestat(os.fstat(descriptor), os.stat(f"/proc/self/ns/{_NAMESPACE_FILES.get(kind, kind)}")):
@@ -201,8 +188,8 @@ def _join_namespace(kind: str, path: str, site: Site) -> None:
         os.close(descriptor)
 
 
-def _prepare_root(site: Site, propagation: int) -> None:
-    mounts.mount("", "/", "", ms.MS_REC | propagation)
+def _prepare_root(site: Site, recursive_slave: bool) -> None:
+    mounts.mount("", "/", "", ms.MS_REC | (ms.MS_SLAVE if recursive_slave else ms.MS_PRIVATE))
     # pivot_root(2) wants a mount, whatever stands there
     mounts.mount(site.rootfs, site.rootfs, "", ms.MS_BIND | ms.MS_REC)
     mounts.mount("", site.rootfs, "", ms.MS_PRIVATE)  # what the host mounts there later is not the container's
@@ -213,25 +200,26 @@ def _by_descriptor(descriptor: int) -> str:
     return f"/proc/self/fd/{descriptor}"
 
 
-def _bind(mount: BindMount, root_fd: int) -> None:
-    if stat.S_ISDIR(os.stat(mount.source).st_mode):
-        target = paths.make_directory_in_root(root_fd, mount.target, 0o755)
+def _bind(
+    site: Site, source: str, target: str, recursive: bool, flags: int, cleared: int, propagation: tuple[int, ...]
+) -> None:
+    if stat.S_ISDIR(os.stat(source).st_mode):
+        place = paths.make_directory_in_root(site.root_fd, target, 0o755)
     else:
-        target = paths.make_file_in_root(root_fd, mount.target)
+        place = paths.make_file_in_root(site.root_fd, target)
     try:
-        recursive = ms.MS_REC if mount.recursive else 0
-        _refuse_procfs(target, root_fd, mount.target)
-        mounts.mount(mount.source, _by_descriptor(target), "", ms.MS_BIND | recursive)
+        _refuse_procfs(place, site.root_fd, target)
+        mounts.mount(source, _by_descriptor(place), "", ms.MS_BIND | (ms.MS_REC if recursive else 0))
     finally:
-        os.close(target)
-    if not (mount.flags or mount.cleared or mount.propagation):
+        os.close(place)
+    if not (flags or cleared or propagation):
         return
     # the descriptor above is of what the mount now hides: look the path up again
-    mounted = paths.open_in_root(root_fd, mount.target, os.O_PATH)
+    mounted = paths.open_in_root(site.root_fd, target, os.O_PATH)
     try:
-        if mount.flags or mount.cleared:
-            _remount(mounted, mount.flags, mount.cleared)
-        _propagate(mounted, mount.propagation)
+        if flags or cleared:
+            _remount(mounted, flags, cleared)
+        _propagate(mounted, propagation)
     finally:
         os.close(mounted)
 
@@ -256,47 +244,49 @@ def _propagate(descriptor: int, propagation: tuple[int, ...]) -> None:
         mounts.mount("", _by_descriptor(descriptor), "", kind)
 
 
-def _mount_filesystem(mount: FilesystemMount, root_fd: int) -> None:
-    target = paths.make_directory_in_root(root_fd, mount.target, 0o755)
+def _mount_filesystem(
+    site: Site, fstype: str, source: str, target: str, flags: int, data: str, propagation: tuple[int, ...]
+) -> None:
+    place = paths.make_directory_in_root(site.root_fd, target, 0o755)
     try:
-        if mount.fstype != "proc":
-            _refuse_procfs(target, root_fd, mount.target)
-        if mount.fstype in _NO_LINKS:
+        if fstype != "proc":
+            _refuse_procfs(place, site.root_fd, target)
+        if fstype in _NO_LINKS:
             # a link, in an image or on a shared volume, would let others move what the masks are to cover
-            os.close(paths.openat2(root_fd, mount.target.lstrip("/"), os.O_PATH | os.O_DIRECTORY, 0, _STRICT))
-        mounts.mount(mount.source, _by_descriptor(target), mount.fstype, mount.flags, mount.data)
+            os.close(paths.openat2(site.root_fd, target.lstrip("/"), os.O_PATH | os.O_DIRECTORY, 0, _STRICT))
+        mounts.mount(source, _by_descriptor(place), fstype, flags, data)
     finally:
-        os.close(target)
-    if mount.propagation:
-        mounted = paths.open_in_root(root_fd, mount.target, os.O_PATH)
+        os.close(place)
+    if propagation:
+        mounted = paths.open_in_root(site.root_fd, target, os.O_PATH)
         try:
-            _propagate(mounted, mount.propagation)
+            _propagate(mounted, propagation)
         finally:
             os.close(mounted)
 
 
-def _make_device(device: DeviceNode, root_fd: int) -> None:
-    directory, name = os.path.split(device.path)
-    parent = paths.make_directory_in_root(root_fd, directory, 0o755)
-    number = os.makedev(device.major, device.minor)
+def _make_device(site: Site, path: str, mode: int, major: int, minor: int, uid: int, gid: int) -> None:
+    directory, name = os.path.split(path)
+    parent = paths.make_directory_in_root(site.root_fd, directory, 0o755)
+    number = os.makedev(major, minor)
     try:
         try:
-            os.mknod(name, device.mode, number, dir_fd=parent)
+            os.mknod(name, mode, number, dir_fd=parent)
         except FileExistsError:
             there = os.stat(name, dir_fd=parent, follow_symlinks=False)
-            if (stat.S_IFMT(there.st_mode), there.st_rdev) == (stat.S_IFMT(device.mode), number):
+            if (stat.S_IFMT(there.st_mode), there.st_rdev) == (stat.S_IFMT(mode), number):
                 return
             os.unlink(name, dir_fd=parent)
-            os.mknod(name, device.mode, number, dir_fd=parent)
-        if device.uid or device.gid:
-            os.chown(name, device.uid, device.gid, dir_fd=parent, follow_symlinks=False)
+            os.mknod(name, mode, number, dir_fd=parent)
+        if uid or gid:
+            os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
     finally:
         os.close(parent)
 
 
-def _make_link(path: str, points_to: str, root_fd: int) -> None:
+def _make_link(site: Site, path: str, points_to: str) -> None:
     directory, name = os.path.split(path)
-    parent = paths.make_directory_in_root(root_fd, directory, 0o755)
+    parent = paths.make_directory_in_root(site.root_fd, directory, 0o755)
     try:
         os.symlink(points_to, name, dir_fd=parent)
     except FileExistsError:
@@ -305,9 +295,9 @@ def _make_link(path: str, points_to: str, root_fd: int) -> None:
         os.close(parent)
 
 
-def _mask(path: str, root_fd: int) -> None:
+def _mask(site: Site, path: str) -> None:
     try:
-        target = paths.open_in_root(root_fd, path, os.O_PATH)
+        target = paths.open_in_root(site.root_fd, path, os.O_PATH)
     except (FileNotFoundError, NotADirectoryError):
         return
     try:
@@ -319,16 +309,16 @@ def _mask(path: str, root_fd: int) -> None:
         os.close(target)
 
 
-def _make_readonly(path: str, root_fd: int) -> None:
+def _make_readonly(site: Site, path: str) -> None:
     try:
-        target = paths.open_in_root(root_fd, path, os.O_PATH)
+        target = paths.open_in_root(site.root_fd, path, os.O_PATH)
     except (FileNotFoundError, NotADirectoryError):
         return
     try:
         mounts.mount(_by_descriptor(target), _by_descriptor(target), "", ms.MS_BIND | ms.MS_REC)
     finally:
         os.close(target)
-    mounted = paths.open_in_root(root_fd, path, os.O_PATH)
+    mounted = paths.open_in_root(site.root_fd, path, os.O_PATH)
     try:
         _remount(mounted, ms.MS_RDONLY, 0)
     finally:
@@ -345,34 +335,70 @@ def _pivot(site: Site) -> None:
     site.root_fd = -1
 
 
-def _drop_privileges(operation: DropPrivileges) -> None:
-    capabilities.drop_bounding(capabilities.capability_mask(operation.bounding))
+def _drop_privileges(
+    site: Site,
+    uid: int,
+    gid: int,
+    groups: tuple[int, ...],
+    umask: int,
+    bounding: int,
+    effective: int,
+    permitted: int,
+    inheritable: int,
+    ambient: int,
+    no_new_privileges: bool,
+) -> None:
+    """The sets of capabilities are masks."""
+    del site
+    capabilities.drop_bounding(bounding)
     capabilities.set_keep_caps(True)  # or the change of uid would empty the permitted set
-    os.setgroups(list(operation.groups))
-    os.setresgid(operation.gid, operation.gid, operation.gid)
-    os.setresuid(operation.uid, operation.uid, operation.uid)
+    os.setgroups(list(groups))
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
     capabilities.set_keep_caps(False)
-    capabilities.set_capabilities(
-        capabilities.capability_mask(operation.effective),
-        capabilities.capability_mask(operation.permitted),
-        capabilities.capability_mask(operation.inheritable),
-    )
-    capabilities.set_ambient(capabilities.capability_mask(operation.ambient))
-    if operation.no_new_privileges:
+    capabilities.set_capabilities(effective, permitted, inheritable)
+    capabilities.set_ambient(ambient)
+    if no_new_privileges:
         process.set_no_new_privs()
-    os.umask(operation.umask)
+    os.umask(umask)
 
 
-def _change_directory(operation: ChangeDirectory, site: Site) -> None:
+def _change_directory(site: Site, path: str, may_be_denied: bool) -> None:
     if site.has_directory:
         return
     try:
-        os.chdir(operation.path)
+        os.chdir(path)
     except PermissionError:
-        if operation.may_be_denied:
+        if may_be_denied:
             return
         raise
     site.has_directory = True
     # a path such as /proc/self/fd/7 would lead out of the root if any descriptor of the host were still open
     if not os.getcwd().startswith("/"):
-        raise OSError(errno.EPERM, "the working directory is outside of the container", operation.path)
+        raise OSError(errno.EPERM, "the working directory is outside of the container", path)
+
+
+_KINDS_OF_WORK: Final[dict[type[Operation], Callable[..., None]]] = {
+    SetOomScoreAdj: _set_oom_score_adj,
+    JoinCgroup: _join_cgroup,
+    JoinNamespace: _join_namespace,
+    Unshare: _unshare,
+    BringLoopbackUp: _bring_loopback_up,
+    PrepareRoot: _prepare_root,
+    BindMount: _bind,
+    FilesystemMount: _mount_filesystem,
+    DeviceNode: _make_device,
+    SymbolicLink: _make_link,
+    SetSysctl: _set_sysctl,
+    SetHostname: _set_hostname,
+    SetDomainname: _set_domainname,
+    MakeDirectory: _make_directory,
+    MaskPath: _mask,
+    ReadonlyPath: _make_readonly,
+    ReadonlyRoot: _make_root_readonly,
+    PivotRoot: _pivot,
+    SetRlimit: _set_rlimit,
+    DropPrivileges: _drop_privileges,
+    ChangeDirectory: _change_directory,
+}
+_WORK: Final = {kind.__name__: work for kind, work in _KINDS_OF_WORK.items()}

@@ -24,7 +24,6 @@ class Inside:
     """The new root, complete with its mounts but not yet `/`, as an executor's `prepare` finds it."""
 
     root_fd: int
-    process: Process
     annotations: Mapping[str, str]
     channel: Channel
 
@@ -111,14 +110,25 @@ def look_up(root_fd: int, path: str) -> Found | str:
 class LinuxExecutor:
     """Runs a native program by execve(2), with the specification's arguments and environment and nothing else."""
 
-    def __init__(self, process: Process) -> None:
-        self._process = process
+    def __init__(self, args: Sequence[str], environment: Mapping[str, str], places: Sequence[str] = ()) -> None:
+        """Of *places*, absolute paths in the root, `prepare` takes the first where the program is."""
+        self._args = tuple(args)
+        self._environment = dict(environment)
+        self._places = tuple(places)
         self._path = ""
+
+    @classmethod
+    def of(cls, process: Process) -> LinuxExecutor:
+        """The one for *process*. What needs no file is worked out here: in an init it would cost pages of its own."""
+        return cls(process.args, environment_of(process), tuple(candidates(process.args[0], process)))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (LinuxExecutor, (self._args, self._environment, self._places))
 
     def prepare(self, inside: Inside) -> Preparation:
         """Find the program now, so that a missing one fails Create and not Start."""
         reasons: list[str] = []
-        for path in candidates(self._process.args[0], self._process):
+        for path in self._places:
             found = look_up(inside.root_fd, path)
             if isinstance(found, str):
                 reasons.append(f"{path}: {found}")
@@ -130,7 +140,7 @@ class LinuxExecutor:
             self._path = path
             return Preparation()
         raise InvalidArgumentError(
-            f"process.args[0] {self._process.args[0]!r} is no program of this container ({'; '.join(reasons)})"
+            f"process.args[0] {self._args[0]!r} is no program of this container ({'; '.join(reasons)})"
         )
 
     def use(self, path: str) -> None:
@@ -144,7 +154,7 @@ class LinuxExecutor:
         """
         del channel
         try:
-            os.execve(self._path, self._process.args, environment_of(self._process))
+            os.execve(self._path, self._args, self._environment)
         except OSError as error:
             message = f"cannot execute {self._path}: {error.strerror}"
             if error.errno == errno.ENOENT:  # the file is there: what is not is the interpreter that it names

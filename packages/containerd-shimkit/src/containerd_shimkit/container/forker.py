@@ -5,6 +5,7 @@ A pod of one or two containers, which is most pods, is better off without a furt
 
 from __future__ import annotations
 
+import marshal
 import os
 import pickle
 import socket
@@ -13,6 +14,7 @@ from typing import ClassVar, Final, NoReturn
 from weakref import WeakKeyDictionary
 
 from ..errors import UnavailableError
+from ..instance import Mount
 from ..linux import namespaces
 from ..linux.cgroups import CgroupV1
 from ..linux.sibling import fork_sibling
@@ -20,6 +22,7 @@ from ..shim.reaper import Reaper
 from .channel import Channel
 from .helper import Helper
 from .init import InitTask, report, run_init
+from .steps import Steps
 from .worker import fork_child
 
 __all__ = ["Forker"]
@@ -53,36 +56,50 @@ class Forker:
         """Use no helper that has been forked up to now: this process has loaded what inits will need."""
         cls._generation += 1
 
-    async def fork(self, task: InitTask) -> int:
+    async def fork(self, task: InitTask, pid_namespace: str | None) -> int:
         """Fork the init that lives *task*; the pid of what is a child of this process, to be watched at once.
+
+        *pid_namespace* is as in a `Plan`.
 
         Raises: OSError, ShimError.
         """
         self._forked += 1
         if self._forked > _ALONE:
             try:
-                return await self._fork_by_helper(task)
+                return await self._fork_by_helper(task, pid_namespace)
             except (UnavailableError, pickle.PicklingError, TypeError, AttributeError, ValueError):
                 # it was killed, or the executor is somebody's own and cannot be sent
                 self._let_helper_go()
-        return _fork_in_namespace(task.plan.pid_namespace, lambda: _fork_init(task))
+        return _fork_in_namespace(pid_namespace, lambda: _fork_init(task))
 
-    async def _fork_by_helper(self, task: InitTask) -> int:
+    async def _fork_by_helper(self, task: InitTask, pid_namespace: str | None) -> int:
         helper = self._helper
         if helper is None or not helper.is_alive or self._helper_generation != self._generation:
             self._let_helper_go()
             helper = self._helper = Helper("shim-forker", _fork_for_parent, self._reaper)
             self._helper_generation = self._generation
-        life = pickle.dumps(
-            (task.plan, task.annotations, task.rootfs, task.cgroup.paths, task.executor), pickle.HIGHEST_PROTOCOL
-        )
-        pid: int = await helper.ask((task.plan.pid_namespace, life), (*task.stdio, task.channel.fileno()))
+        descriptors = (*task.stdio, task.channel.fileno())
+        pid: int = await helper.ask((pid_namespace, _packed(task)), descriptors)
         return pid
 
     def _let_helper_go(self) -> None:
         if self._helper is not None:
             self._helper.close()
             self._helper = None
+
+
+def _packed(task: InitTask) -> bytes:
+    """What *task* is made of, but for its descriptors. Plain values, which an init makes of little memory."""
+    steps, mounts = task.steps, [(each.type, each.source, each.target, each.options) for each in task.rootfs]
+    return marshal.dumps(
+        (
+            (steps.rootfs, steps.user, steps.host, steps.root, steps.seal, steps.process),
+            dict(task.annotations),
+            mounts,
+            dict(task.cgroup.paths),
+            pickle.dumps(task.executor, pickle.HIGHEST_PROTOCOL),
+        )
+    )
 
 
 def _fork_for_parent(order: tuple[str | None, bytes], descriptors: Sequence[int]) -> int:
@@ -105,8 +122,16 @@ def _live(life: bytes, descriptors: Sequence[int]) -> NoReturn:
     stdin, stdout, stderr, line = descriptors
     channel = Channel(socket.socket(fileno=line))
     try:
-        plan, annotations, rootfs, cgroup_paths, executor = pickle.loads(life)  # noqa: S301  (this shim's own)
-        task = InitTask(plan, annotations, rootfs, CgroupV1(cgroup_paths), (stdin, stdout, stderr), channel, executor)
+        steps, annotations, rootfs, cgroup_paths, executor = marshal.loads(life)  # noqa: S302  (this shim's own)
+        task = InitTask(
+            Steps(*steps),
+            annotations,
+            tuple(Mount(*each) for each in rootfs),
+            CgroupV1(cgroup_paths),
+            (stdin, stdout, stderr),
+            channel,
+            pickle.loads(executor),  # noqa: S301
+        )
     except BaseException as error:
         report(channel, error)
         os._exit(1)

@@ -23,8 +23,7 @@ from ..linux.cgroups import CgroupV1
 from .apply import Site, apply
 from .channel import Channel, Message
 from .executor import Executor, Inside
-from .operations import Operation
-from .plan import Plan
+from .steps import Step, Steps
 
 __all__ = ["InitTask", "error_from", "error_message", "forget_parent", "report", "run_init"]
 
@@ -37,7 +36,7 @@ _MOST_MOUNTS: Final = 64  # at one point: more is nobody's honest configuration
 class InitTask:
     """All that an init is given at its birth."""
 
-    plan: Plan
+    steps: Steps
     annotations: Mapping[str, str]
     rootfs: tuple[Mount, ...]  # what containerd wants mounted; empty when the root is there already
     cgroup: CgroupV1
@@ -105,27 +104,26 @@ def _expect(channel: Channel, kind: str) -> None:
 
 
 def _build(task: InitTask) -> None:
-    plan, site = task.plan, Site(task.plan.rootfs, task.cgroup)
+    steps, site = task.steps, Site(task.steps.rootfs, task.cgroup)
     if task.rootfs:
         # in the shim's own mount namespace: containerd's own clean-up must be able to see these mounts
-        mounts.mount_rootfs(task.rootfs, plan.rootfs)
-    _check_rootfs(plan.rootfs)
-    _apply_all(plan.host, site)
-    _apply_all(plan.root, site)
-    prepared = task.executor.prepare(Inside(site.root_fd, plan.process_spec, task.annotations, task.channel))
+        mounts.mount_rootfs(task.rootfs, steps.rootfs)
+    _check_rootfs(steps.rootfs)
+    _apply_all(steps.host, site)
+    _apply_all(steps.root, site)
+    prepared = task.executor.prepare(Inside(site.root_fd, task.annotations, task.channel))
     if not prepared.procfs:
         _detach_procfs(site.root_fd)
-    _apply_all(plan.seal, site)
+    _apply_all(steps.seal, site)
     # the working directory is entered after this: no open directory of the host may be within reach of its path
     process.close_descriptors({task.channel.fileno(), *prepared.keep})
-    _give_streams(plan)
+    _give_streams(steps.user)
     rlimits.restore_descriptor_limit()
-    _apply_all(plan.process, site)
+    _apply_all(steps.process, site)
 
 
-def _give_streams(plan: Plan) -> None:
+def _give_streams(user: int) -> None:
     """Make the standard streams the container's user's own, who may want to open /dev/stdout anew."""
-    user = plan.process_spec.user.uid
     for descriptor in (0, 1, 2):
         status = os.fstat(descriptor)
         if status.st_uid != user and not stat.S_ISCHR(status.st_mode):
@@ -142,9 +140,9 @@ def _check_rootfs(rootfs: str) -> None:
         )
 
 
-def _apply_all(operations: Iterable[Operation], site: Site) -> None:
-    for operation in operations:
-        apply(operation, site)
+def _apply_all(steps: Iterable[Step], site: Site) -> None:
+    for step in steps:
+        apply(step, site)
 
 
 def _detach_procfs(root_fd: int) -> None:
@@ -153,9 +151,7 @@ def _detach_procfs(root_fd: int) -> None:
     below = os.readlink(f"/proc/self/fd/{root_fd}").rstrip("/") + "/"
     found: list[str] = []
     for _ in range(_MOST_MOUNTS):
-        found = [
-            m.mount_point for m in mounts.read_mountinfo() if m.fstype == "proc" and m.mount_point.startswith(below)
-        ]
+        found = [m.mount_point for m in mounts.read_mountinfo("proc") if m.mount_point.startswith(below)]
         if not found:
             return
         # takes off what is on top there: the procfs itself may lie below other mounts, so look again

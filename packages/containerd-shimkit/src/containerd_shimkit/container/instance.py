@@ -30,7 +30,7 @@ class ContainerInstance(Instance):
         """What runs inside; called once, before the container's init is forked. Raises: ShimError for the spec."""
         if spec.process is None:
             raise InvalidArgumentError("config.json has no `process`: there is nothing to run; add process.args")
-        return LinuxExecutor(spec.process)
+        return LinuxExecutor.of(spec.process)
 
     async def answer(self, question: Message, descriptors: Sequence[int]) -> tuple[Message, Sequence[int]]:
         """Answer the executor's question, asked in the init; descriptors given back are closed after they are sent."""

@@ -36,6 +36,7 @@ from .plan import Plan, plan_container
 from .remover import Remover
 from .state import ContainerState, remove_state, write_state
 from .stdio import Stdio
+from .steps import steps_of
 from .worker import run_in_child
 
 __all__ = ["Answer", "Container"]
@@ -180,10 +181,10 @@ class Container:
         self._channel = channel
         try:
             task = InitTask(
-                self._plan, self._spec.annotations, rootfs, self._cgroup, stdio.child, theirs, self._executor
+                steps_of(self._plan), self._spec.annotations, rootfs, self._cgroup, stdio.child, theirs, self._executor
             )
             with self._reaper.expecting():
-                self.pid = await Forker.of(self._reaper).fork(task)
+                self.pid = await Forker.of(self._reaper).fork(task, self._plan.pid_namespace)
                 self._reaper.watch(self.pid).add_done_callback(self._record_exit)
         finally:
             theirs.close()

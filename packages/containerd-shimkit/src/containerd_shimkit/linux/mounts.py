@@ -103,10 +103,12 @@ def parse_mountinfo(text: str) -> list[MountInfo]:
     return [_parse_line(line) for line in text.split("\n") if line]
 
 
-def read_mountinfo() -> list[MountInfo]:
-    """The mounts of this process's mount namespace that are within its root."""
+def read_mountinfo(fstype: str = "") -> list[MountInfo]:
+    """The mounts of this process's mount namespace that are within its root; with *fstype*, those of that type."""
     with open("/proc/self/mountinfo", "rb") as file:
-        return parse_mountinfo(os.fsdecode(file.read()))
+        lines = os.fsdecode(file.read()).split("\n")
+    # a separator cannot stand elsewhere: in paths and options spaces are escaped
+    return [_parse_line(line) for line in lines if line and (not fstype or f" - {fstype} " in line)]
 
 
 def _parse_line(line: str) -> MountInfo:
