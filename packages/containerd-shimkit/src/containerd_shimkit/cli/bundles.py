@@ -28,8 +28,8 @@ class Container:
         return f"{self.namespace}/{self.id}"
 
     def needs(self, path: str) -> bool:
-        """Whether its program is the file *path*, by whichever name of its directory."""
-        return _resolved(self.program) == _resolved(path)
+        """Whether its program is the file *path*, by whichever name: a link to it goes nowhere without it."""
+        return os.path.realpath(self.program) == os.path.realpath(path)
 
 
 def containers(states: Iterable[str] = STATE_DIRECTORIES) -> list[Container]:
@@ -41,8 +41,8 @@ def _below(tasks: str) -> Iterator[Container]:
     for namespace in _names(tasks):
         for identifier in _names(os.path.join(tasks, namespace)):
             try:
-                with open(os.path.join(tasks, namespace, identifier, "shim-binary-path"), encoding="utf-8") as file:
-                    yield Container(namespace, identifier, file.read().strip())
+                with open(os.path.join(tasks, namespace, identifier, "shim-binary-path"), "rb") as file:
+                    yield Container(namespace, identifier, os.fsdecode(file.read().strip()))
             except (FileNotFoundError, NotADirectoryError):
                 continue  # it has just ended, or containerd is older and notes nothing
 
@@ -52,8 +52,3 @@ def _names(directory: str) -> list[str]:
         return sorted(os.listdir(directory))
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _resolved(path: str) -> str:
-    """The file itself is not followed: a link to it is another program to containerd, and goes on its own."""
-    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
