@@ -40,9 +40,9 @@ def shimkit(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program, *map(str, words)], capture_output=True, text=True, timeout=50, check=False)
 
 
-def status_of(launcher: Path, state: str) -> dict[str, Any]:
+def status_of(launcher: Path) -> dict[str, Any]:
     """What `status` shows of the launcher; other people's containerds may run too, and look elsewhere."""
-    runtimes = json.loads(shimkit("status", "--json", "--state", state).stdout)
+    runtimes = json.loads(shimkit("status", "--json").stdout)
     found: dict[str, Any] = next(each for each in runtimes if each["path"] == str(launcher))
     return found
 
@@ -63,20 +63,20 @@ def test_a_launcher_is_installed_used_and_removed_when_no_container_needs_it(
 
     containerd.ctr("run", "--detach", "--runtime", "io.containerd.wasmtime.v1", IMAGE, "spinner")
     assert containerd.tasks()["spinner"].status == "RUNNING"
-    status = status_of(launcher, containerd.state)
+    status = status_of(launcher)
     assert (status["kind"], status["containers"]) == ("launcher", [f"{containerd.namespace}/spinner"])
     assert status["zygote"] == "alive" or status["other_zygotes"], "who has made the shim?"
     assert [each for each in status["problems"] if "containerd (pid " not in each] == []
     assert about(containerd, *status["problems"]) == []
 
-    uninstall = ("uninstall", "wasmtime", "--directory", launcher.parent, "--state", containerd.state)
+    uninstall = ("uninstall", "wasmtime", "--directory", launcher.parent)
     done = shimkit(*uninstall)
     assert done.returncode == 1
     assert f"is needed to clean up after 1 container ({containerd.namespace}/spinner)" in done.stderr
     assert launcher.exists()
 
     containerd.remove_all()
-    assert status_of(launcher, containerd.state)["containers"] == []
+    assert status_of(launcher)["containers"] == []
     done = shimkit(*uninstall)
     assert (done.returncode, done.stdout) == (0, f"removed {launcher}\n"), done.stderr
     assert list(launcher.parent.iterdir()) == []

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from containerd_shimkit.cli.bundles import Container, containers
+from containerd_shimkit.cli import bundles
+from containerd_shimkit.cli.bundles import Container, containers, state_directories
+from containerd_shimkit.linux.mounts import parse_mountinfo
 
 AddContainer = Callable[[str, object], Path]
 
@@ -21,6 +23,22 @@ def test_containers_of_every_namespace_and_state_are_found(add_container: AddCon
         Container("default", "a", "/bin/one"),
         Container("k8s.io", "b", "/bin/two"),
     ]
+
+
+def test_a_state_directory_shows_by_the_containers_that_are_mounted_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = "/io.containerd.runtime.v2.task"
+    targets = [
+        "/",
+        f"/srv/a{tasks}/default/one/rootfs",
+        f"/srv/a{tasks}/default/two/rootfs",
+        f"/run/containerd{tasks}/x/y",
+    ]
+    table = "".join(f"1 2 0:3 / {target} rw - tmpfs tmpfs rw\n" for target in targets)
+    monkeypatch.setattr(bundles, "read_mountinfo", lambda: parse_mountinfo(table))
+    found = state_directories()
+    assert len(found) == len(set(found))
+    assert {"/run/containerd", "/srv/a"} <= set(found)
+    assert not {"", "/"} & set(found)
 
 
 def test_a_bundle_that_names_no_program_is_none(add_container: AddContainer, state: Path) -> None:

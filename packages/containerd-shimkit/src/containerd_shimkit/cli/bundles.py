@@ -10,9 +10,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["STATE_DIRECTORIES", "Container", "containers"]
+from ..linux.mounts import read_mountinfo
 
-STATE_DIRECTORIES: Final = ("/run/containerd", "/run/k3s/containerd", "/run/docker/containerd/daemon")
+__all__ = ["Container", "containers", "state_directories"]
+
+_DEFAULT_STATES: Final = ("/run/containerd", "/run/k3s/containerd", "/run/docker/containerd/daemon")
 _TASKS: Final = "io.containerd.runtime.v2.task"
 
 
@@ -32,7 +34,14 @@ class Container:
         return os.path.realpath(self.program) == os.path.realpath(path)
 
 
-def containers(states: Iterable[str] = STATE_DIRECTORIES) -> list[Container]:
+def state_directories() -> list[str]:
+    """containerd's usual ones, and those where a container's root is mounted, as containerd may have been given any."""
+    parts = (mount.mount_point.partition(f"/{_TASKS}/") for mount in read_mountinfo())
+    mounted = (state for state, found, _ in parts if found)
+    return list(dict.fromkeys(map(os.path.realpath, (*_DEFAULT_STATES, *mounted))))
+
+
+def containers(states: Iterable[str]) -> list[Container]:
     """All containers below containerd's state directories *states*. Raises: PermissionError, for who may not look."""
     return [container for state in states for container in _below(os.path.join(state, _TASKS))]
 

@@ -14,7 +14,7 @@ import click
 
 from ..errors import NotFoundError
 from ..zygote.naming import socket_path
-from .bundles import STATE_DIRECTORIES, Container, containers
+from .bundles import Container, containers, state_directories
 from .install import DEFAULT_DIRECTORY
 from .programs import Kind, Program, read_program, runtime_name
 from .search_path import SearchPath, containerd_search_paths
@@ -62,12 +62,12 @@ class RuntimeStatus:
     "states",
     multiple=True,
     type=click.Path(file_okay=False),
-    help="A state directory of containerd, if not its default one; repeatable.",
+    help="A state directory of containerd, in the place of those that are found; repeatable.",
 )
 def status(as_json: bool, states: tuple[str, ...]) -> None:
     """Show the runtimes of ours on containerd's PATH. Exit status 1: there is none, or one has a problem."""
     search_paths = containerd_search_paths()
-    found = list(_statuses(search_paths, states or STATE_DIRECTORIES))
+    found = list(_statuses(search_paths, states or state_directories()))
     if as_json:
         click.echo(json.dumps([asdict(each) for each in found], indent=2))
     elif not found:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from ..errors import FailedPreconditionError, ShimError
-from .bundles import STATE_DIRECTORIES, Container, containers
+from .bundles import Container, containers, state_directories
 from .install import DEFAULT_DIRECTORY
 from .owners import package_owning
 from .programs import Kind, RuntimeName, program_name, read_program
@@ -34,7 +34,7 @@ _SHOWN = 5  # containers that a message names
     "states",
     multiple=True,
     type=click.Path(file_okay=False),
-    help="A state directory of containerd, if not its default one; repeatable.",
+    help="A state directory of containerd, in the place of those that are found; repeatable.",
 )
 def uninstall(names: tuple[str, ...], directory: str, force: bool, states: tuple[str, ...]) -> None:
     """Remove the launchers of the runtimes io.containerd.NAME.v1; the shims stay installed in their environments."""
@@ -42,7 +42,7 @@ def uninstall(names: tuple[str, ...], directory: str, force: bool, states: tuple
     for name in names:
         path = os.path.join(os.path.abspath(directory), program_name(name))
         try:
-            click.echo(_uninstall(path, force, states or STATE_DIRECTORIES))
+            click.echo(_uninstall(path, force, states or state_directories()))
         except ShimError as error:
             click.echo(f"error: {name}: {error}", err=True)
             failed = True
