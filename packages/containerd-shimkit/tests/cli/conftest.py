@@ -54,7 +54,8 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     scripts.mkdir()
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(scripts) if name == "scripts" else None)
     path = scripts / "containerd-shim-test-v1"
-    path.write_text(f"#!{sys.executable}\nimport sys\nassert sys.argv[1:] == ['-v']\nassert sys.flags.isolated\n")
+    claim = "(sys.argv[1:], sys.flags.isolated, os.getcwd()) == (['-v'], 1, '/')"  # as the launcher would run it
+    path.write_text(f"#!{sys.executable}\nimport os, sys\nassert {claim}\n")
     path.chmod(0o755)
     return path
 

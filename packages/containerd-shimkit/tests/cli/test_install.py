@@ -198,6 +198,11 @@ def test_an_unknown_name_is_told_which_there_are(install: Install, script: Path,
     assert list(directory.iterdir()) == []
 
 
+def test_a_script_that_cannot_be_executed_is_none(install: Install, script: Path) -> None:
+    script.chmod(0o644)
+    assert "no program containerd-shim-test-v1 in " in refusal(install())
+
+
 def test_an_environment_without_any_shim_says_so(
     install: Install, script: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

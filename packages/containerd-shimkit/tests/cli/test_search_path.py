@@ -35,7 +35,7 @@ def add_process(proc: Path) -> AddProcess:
 
 
 def test_its_own_path_then_beside_its_program(proc: Path, add_process: AddProcess) -> None:
-    add_process(42, b"HOME=/\0PATH=/usr/bin:/opt/\xff\0NOT_PATH=/x\0")
+    add_process(42, b"HOME=/\0NO_PATH=/x\0PATH=/usr/bin:/opt/\xff\0")
     (found,) = containerd_search_paths(str(proc))
     assert found.owner == "containerd (pid 42)"
     assert found.directories == ("/usr/bin", os.fsdecode(b"/opt/\xff"), "/opt/containerd/bin")

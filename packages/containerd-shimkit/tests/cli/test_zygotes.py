@@ -31,7 +31,10 @@ def listening(path: Path, backlog: int = 8) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen(backlog)
-        yield listener
+        try:
+            yield listener
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)  # who waits in accept() still would wait for ever
 
 
 def hang_up(listener: socket.socket) -> None:
