@@ -57,6 +57,7 @@ def test_no_package_takes_the_place_of_our_commands(run: Run, add: Callable[...,
     ("broken", "said"),
     [
         (ImportError("no libx"), "ImportError: no libx (module0:x)"),
+        (ZeroDivisionError("at import"), "ZeroDivisionError: at import (module0:x)"),
         ("text", "module0:x is no click.Command but str (module0:x)"),
     ],
 )

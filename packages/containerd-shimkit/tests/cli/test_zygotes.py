@@ -90,13 +90,14 @@ def test_a_full_queue_that_empties_is_waited_for(room: Path) -> None:
     assert found.health is Health.ALIVE
 
 
-def test_what_is_left_of_dead_ones_is_none(room: Path) -> None:
+def test_what_is_left_of_dead_ones_is_none_nor_what_is_called_otherwise(room: Path) -> None:
     with listening(room / "dead.sock"):
         pass
     (room / "dead.sock.lock").touch()
     (room / "file.sock").touch()
     (room / "slow-path.0").touch()
-    assert zygotes(str(room)) == []
+    with listening(room / "other"):
+        assert zygotes(str(room)) == []
 
 
 def test_where_there_never_was_one_there_is_none(room: Path) -> None:
