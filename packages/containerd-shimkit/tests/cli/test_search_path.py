@@ -61,6 +61,14 @@ def test_every_containerd_counts_and_nothing_else(proc: Path, add_process: AddPr
     assert [each.owner for each in containerd_search_paths(str(proc))] == ["containerd (pid 9)", "containerd (pid 100)"]
 
 
+def test_a_containerd_in_a_container_has_other_directories_of_the_same_names(
+    proc: Path, add_process: AddProcess, tmp_path: Path
+) -> None:
+    for pid, root in ((1, "/"), (2, str(tmp_path))):
+        (add_process(pid, b"PATH=/usr/bin\0") / "root").symlink_to(root)
+    assert [each.owner for each in containerd_search_paths(str(proc))] == ["containerd (pid 1)"]
+
+
 def test_a_containerd_that_only_root_may_look_at_has_systemds_default(proc: Path, add_process: AddProcess) -> None:
     (add_process(42, b"PATH=/usr/bin\0") / "exe").unlink()
     assert containerd_search_paths(str(proc)) == [
