@@ -10,9 +10,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["STATE_DIRECTORIES", "Container", "containers"]
+from ..linux.mounts import read_mountinfo
 
-STATE_DIRECTORIES: Final = ("/run/containerd", "/run/k3s/containerd", "/run/docker/containerd/daemon")
+__all__ = ["Container", "containers", "state_directories"]
+
+_DEFAULT_STATES: Final = ("/run/containerd", "/run/k3s/containerd", "/run/docker/containerd/daemon")
 _TASKS: Final = "io.containerd.runtime.v2.task"
 
 
@@ -28,11 +30,18 @@ class Container:
         return f"{self.namespace}/{self.id}"
 
     def needs(self, path: str) -> bool:
-        """Whether its program is the file *path*, by whichever name of its directory."""
-        return _resolved(self.program) == _resolved(path)
+        """Whether its program is the file *path*, by whichever name: a link to it goes nowhere without it."""
+        return os.path.realpath(self.program) == os.path.realpath(path)
 
 
-def containers(states: Iterable[str] = STATE_DIRECTORIES) -> list[Container]:
+def state_directories() -> list[str]:
+    """containerd's usual ones, and those where a container's root is mounted, as containerd may have been given any."""
+    parts = (mount.mount_point.partition(f"/{_TASKS}/") for mount in read_mountinfo())
+    mounted = (state for state, found, _ in parts if found)
+    return list(dict.fromkeys(map(os.path.realpath, (*_DEFAULT_STATES, *mounted))))
+
+
+def containers(states: Iterable[str]) -> list[Container]:
     """All containers below containerd's state directories *states*. Raises: PermissionError, for who may not look."""
     return [container for state in states for container in _below(os.path.join(state, _TASKS))]
 
@@ -41,8 +50,8 @@ def _below(tasks: str) -> Iterator[Container]:
     for namespace in _names(tasks):
         for identifier in _names(os.path.join(tasks, namespace)):
             try:
-                with open(os.path.join(tasks, namespace, identifier, "shim-binary-path"), encoding="utf-8") as file:
-                    yield Container(namespace, identifier, file.read().strip())
+                with open(os.path.join(tasks, namespace, identifier, "shim-binary-path"), "rb") as file:
+                    yield Container(namespace, identifier, os.fsdecode(file.read().strip()))
             except (FileNotFoundError, NotADirectoryError):
                 continue  # it has just ended, or containerd is older and notes nothing
 
@@ -52,8 +61,3 @@ def _names(directory: str) -> list[str]:
         return sorted(os.listdir(directory))
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _resolved(path: str) -> str:
-    """The file itself is not followed: a link to it is another program to containerd, and goes on its own."""
-    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))

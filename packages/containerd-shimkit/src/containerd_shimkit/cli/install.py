@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -55,8 +56,7 @@ def install(names: tuple[str, ...], directory: str, compile_here: bool) -> None:
             click.echo(f"error: {name}: {error}", err=True)
             failed = True
         except OSError as error:
-            cure = "run this as root, or give another --directory"
-            click.echo(f"error: {name}: {error.filename or directory}: {error.strerror}; {cure}", err=True)
+            click.echo(f"error: {name}: {error.filename or directory}: {error.strerror}{_cure(error)}", err=True)
             failed = True
         else:
             for search_path in containerd_search_paths():
@@ -64,6 +64,11 @@ def install(names: tuple[str, ...], directory: str, compile_here: bool) -> None:
                     click.echo(f"warning: {warning}", err=True)
     if failed:
         sys.exit(1)
+
+
+def _cure(error: OSError) -> str:
+    refused = isinstance(error, PermissionError) or error.errno == errno.EROFS
+    return "; run this as root, or give another --directory" if refused else ""
 
 
 def _install(name: str, directory: str, compile_here: bool) -> str:
@@ -82,7 +87,8 @@ def _install(name: str, directory: str, compile_here: bool) -> str:
         raise AlreadyExistsError(f"{path} belongs to a package of the distribution ({owner}); it is left alone")
     check_command(command)
     _write(path, data, replacing=existing is not None)
-    before = f", which ran {' '.join(existing.command)}" if existing and existing.command != tuple(command) else ""
+    old = existing.command if existing else ()  # a damaged one has none
+    before = f", which ran {' '.join(old)}" if old and old != tuple(command) else ""
     return f"{'replaced' if existing else 'installed'} {path}{before}: it runs {' '.join(command)}"
 
 
@@ -183,23 +189,32 @@ def _compiled() -> bytes:
 
 
 def _write(path: str, data: bytes, replacing: bool) -> None:
-    """Put *data* at *path*, whole or not at all; where nothing was, only if nothing still is. Raises: OSError."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=os.path.dirname(path))
+    """Put *data* at *path*, whole or not at all; where nothing was, only if nothing still is.
+
+    Raises: AlreadyExistsError, when somebody has been faster; OSError, which names the directory.
+    """
+    directory, name = os.path.split(path)
     try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            os.fchmod(file.fileno(), 0o755)
-            file.flush()
-            os.fsync(file.fileno())
-        if replacing:
-            os.rename(temporary, path)
-        else:
-            os.link(temporary, path)  # unlike a rename it fails when somebody has been faster
-    finally:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=directory)
         try:
-            os.unlink(temporary)
-        except FileNotFoundError:
-            pass
+            with open(descriptor, "wb") as file:
+                file.write(data)
+                os.fchmod(file.fileno(), 0o755)
+                file.flush()
+                os.fsync(file.fileno())
+            if replacing:
+                os.rename(temporary, path)
+            else:
+                os.link(temporary, path)  # unlike a rename it fails when somebody has been faster
+        finally:
+            try:
+                os.unlink(temporary)
+            except FileNotFoundError:
+                pass
+    except FileExistsError as error:
+        raise AlreadyExistsError(f"{path} has just been made by somebody else; it is left alone") from error
+    except OSError as error:  # the temporary file's name would tell nobody anything
+        raise OSError(error.errno, error.strerror, directory) from error
 
 
 def warning_about(search_path: SearchPath, directory: str, program: str) -> str:

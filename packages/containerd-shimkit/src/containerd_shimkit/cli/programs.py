@@ -23,7 +23,7 @@ else:
     _StringType = click.ParamType  # generic only from click 8.4 on
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_PROGRAM: Final = re.compile(rf"containerd-shim-({_NAME.pattern})-v[0-9]+")
+_PROGRAM: Final = re.compile(rf"containerd-shim-({_NAME.pattern})-v1")
 _SHELL_DETOUR: Final = b"'''exec' "  # installers write it where the interpreter's path is too long for "#!"
 
 
@@ -65,7 +65,7 @@ def program_name(name: str) -> str:
 
 
 def runtime_name(program: str) -> str:
-    """The NAME in a program's file name; "" when it is none of a shim."""
+    """The NAME in a program's file name; "" when it is none for a runtime io.containerd.NAME.v1."""
     found = _PROGRAM.fullmatch(program)
     return found[1] if found else ""
 

@@ -37,8 +37,8 @@ class SearchPath:
 
 
 def containerd_search_paths(proc: str = PROC) -> list[SearchPath]:
-    """That of each containerd that runs; else what systemd would give one."""
-    running = [_search_path_of(proc, pid) for pid in _containerds(proc)]
+    """That of each containerd that runs and sees our files; else what systemd would give one."""
+    running = [_search_path_of(proc, pid) for pid in _containerds(proc) if _has_our_root(proc, pid)]
     return running or [SearchPath("containerd as systemd starts it", _split(SYSTEMD_DEFAULT))]
 
 
@@ -58,6 +58,14 @@ def _containerds(proc: str) -> Iterator[int]:
                     yield pid
         except OSError:
             continue  # it has ended
+
+
+def _has_our_root(proc: str, pid: int) -> bool:
+    """Not so for one in a container: its directories are called like ours, and are others."""
+    try:
+        return os.path.samefile(f"{proc}/{pid}/root", "/")
+    except OSError:
+        return True  # only root may look
 
 
 def _search_path_of(proc: str, pid: int) -> SearchPath:

@@ -14,7 +14,7 @@ import click
 
 from ..errors import NotFoundError
 from ..zygote.naming import socket_path
-from .bundles import STATE_DIRECTORIES, Container, containers
+from .bundles import Container, containers, state_directories
 from .install import DEFAULT_DIRECTORY
 from .programs import Kind, Program, read_program, runtime_name
 from .search_path import SearchPath, containerd_search_paths
@@ -62,12 +62,12 @@ class RuntimeStatus:
     "states",
     multiple=True,
     type=click.Path(file_okay=False),
-    help="A state directory of containerd, if not its default one; repeatable.",
+    help="A state directory of containerd, in the place of those that are found; repeatable.",
 )
 def status(as_json: bool, states: tuple[str, ...]) -> None:
     """Show the runtimes of ours on containerd's PATH. Exit status 1: there is none, or one has a problem."""
     search_paths = containerd_search_paths()
-    found = list(_statuses(search_paths, states or STATE_DIRECTORIES))
+    found = list(_statuses(search_paths, states or state_directories()))
     if as_json:
         click.echo(json.dumps([asdict(each) for each in found], indent=2))
     elif not found:
@@ -105,11 +105,11 @@ def _statuses(search_paths: Sequence[SearchPath], states: Sequence[str]) -> Iter
 
 
 def _directories(search_paths: Sequence[SearchPath]) -> list[str]:
-    """All that containerd looks in, each once, and the one where `install` puts programs."""
-    named = [directory for each in search_paths for directory in each.directories]
-    return list(
-        {os.path.realpath(directory): directory for directory in reversed([*named, DEFAULT_DIRECTORY])}.values()
-    )[::-1]
+    """All that containerd looks in, each once and in its order, and the one where `install` puts programs."""
+    found: dict[str, str] = {}
+    for directory in (*(directory for each in search_paths for directory in each.directories), DEFAULT_DIRECTORY):
+        found.setdefault(os.path.realpath(directory), directory)
+    return list(found.values())
 
 
 def _programs(directories: Sequence[str]) -> Iterator[Program]:
@@ -168,10 +168,10 @@ def _problems(
     if not os.access(program.path, os.X_OK):
         yield f"it cannot be executed: chmod 755 {program.path}"
     for search_path in search_paths:
-        first = search_path.finds(os.path.basename(program.path))
-        if first is None or not search_path.has(os.path.dirname(program.path)):
+        first = search_path.finds(os.path.basename(program.path))  # None too if what is there cannot be executed
+        if not search_path.has(os.path.dirname(program.path)):
             yield f"{search_path.owner} does not look there"
-        elif not os.path.samefile(first, program.path):
+        elif first is not None and not os.path.samefile(first, program.path):
             yield f"{search_path.owner} finds {first} first and executes that"
 
 
@@ -190,14 +190,20 @@ def ask_environment(python: str) -> Environment | NotFoundError:
         )
     except FileNotFoundError:
         return NotFoundError(f"{python} is gone")
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return NotFoundError(f"{python} cannot be run: {error}")
+    except OSError as error:
+        return NotFoundError(f"{python} cannot be run: {error.strerror}")
+    except subprocess.TimeoutExpired:
+        return NotFoundError(f"{python} did not answer within {_ASK_TIMEOUT:g} s")
     if done.returncode:
         said = done.stderr.strip().splitlines()
         return NotFoundError(
             f"the environment of {python} has no working containerd-shimkit: {said[-1] if said else ''}"
         )
-    version, sources = json.loads(done.stdout)
+    said = done.stdout.splitlines()[-1:]  # what stands before is of files that run at each start, such as sitecustomize
+    try:
+        version, sources = json.loads("".join(said))
+    except ValueError:
+        return NotFoundError(f"the environment of {python} has no working containerd-shimkit: it said {done.stdout!r}")
     return Environment(version, sources)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from ..errors import FailedPreconditionError, ShimError
-from .bundles import STATE_DIRECTORIES, Container, containers
+from .bundles import Container, containers, state_directories
 from .install import DEFAULT_DIRECTORY
 from .owners import package_owning
 from .programs import Kind, RuntimeName, program_name, read_program
@@ -34,7 +34,7 @@ _SHOWN = 5  # containers that a message names
     "states",
     multiple=True,
     type=click.Path(file_okay=False),
-    help="A state directory of containerd, if not its default one; repeatable.",
+    help="A state directory of containerd, in the place of those that are found; repeatable.",
 )
 def uninstall(names: tuple[str, ...], directory: str, force: bool, states: tuple[str, ...]) -> None:
     """Remove the launchers of the runtimes io.containerd.NAME.v1; the shims stay installed in their environments."""
@@ -42,12 +42,13 @@ def uninstall(names: tuple[str, ...], directory: str, force: bool, states: tuple
     for name in names:
         path = os.path.join(os.path.abspath(directory), program_name(name))
         try:
-            click.echo(_uninstall(path, force, states or STATE_DIRECTORIES))
+            click.echo(_uninstall(path, force, states or state_directories()))
         except ShimError as error:
             click.echo(f"error: {name}: {error}", err=True)
             failed = True
         except OSError as error:
-            click.echo(f"error: {name}: {error.filename or path}: {error.strerror}; run this as root", err=True)
+            cure = "; run this as root" if isinstance(error, PermissionError) else ""
+            click.echo(f"error: {name}: {error.filename or path}: {error.strerror}{cure}", err=True)
             failed = True
     if failed:
         sys.exit(1)
@@ -59,8 +60,9 @@ def _uninstall(path: str, force: bool, states: Sequence[str]) -> str:
     if program is None:
         return f"{path} is not there"
     if program.kind is not Kind.LAUNCHER:
+        what = "a console script" if program.kind is Kind.CONSOLE_SCRIPT else "another program"
         raise FailedPreconditionError(
-            f"{path} is no launcher but {_article(program.kind.value)}; it is left alone: remove it by what has made it"
+            f"{path} is no launcher but {what}; it is left alone: remove it by what has made it"
         )
     if owner := package_owning(path):
         raise FailedPreconditionError(f"{path} belongs to a package of the distribution ({owner}); it is left alone")
@@ -77,7 +79,3 @@ def _list(needing: Sequence[Container]) -> str:
     shown = ", ".join(map(str, needing[:_SHOWN]))
     more = f" and {len(needing) - _SHOWN} more" if len(needing) > _SHOWN else ""
     return f"{len(needing)} container{'s' if len(needing) > 1 else ''} ({shown}{more})"
-
-
-def _article(noun: str) -> str:
-    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"

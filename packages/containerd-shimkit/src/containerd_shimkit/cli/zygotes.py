@@ -16,6 +16,7 @@ from .programs import runtime_name
 __all__ = ["Health", "Zygote", "zygotes"]
 
 _TIMEOUT: Final = 1.0
+_TIMEVAL: Final = struct.Struct("2l")
 _UCRED: Final = struct.Struct("3i")
 
 
@@ -50,11 +51,13 @@ def zygotes(directory: str = DIRECTORY) -> list[Zygote]:
 
 def _at(path: str) -> Iterator[Zygote]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(_TIMEOUT)
+        limit = _TIMEVAL.pack(*divmod(round(_TIMEOUT * 1e6), 1_000_000))
+        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):  # unlike settimeout they wait for room in a full queue
+            connection.setsockopt(socket.SOL_SOCKET, option, limit)
         try:
             connection.connect(path)
             pid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))[0]
-        except TimeoutError:
+        except BlockingIOError:  # how such a timeout shows
             yield Zygote(path, 0, "", Health.HANGS)
             return
         except OSError:
@@ -67,7 +70,7 @@ def _health(connection: socket.socket) -> Health:
     try:
         connection.shutdown(socket.SHUT_WR)
         connection.recv(1)
-    except TimeoutError:
+    except BlockingIOError:
         return Health.HANGS
     except OSError:
         pass  # it hung up before it had read all
