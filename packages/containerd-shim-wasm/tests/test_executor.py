@@ -36,12 +36,12 @@ def sent(executor: WasmExecutor) -> WasmExecutor:
 def test_it_arrives_as_it_was_sent(trace: TraceContext) -> None:
     engines = [make_warm(Quiet, Settings(procfs=procfs)) for procfs in (False, True)]
     for engine in engines:
-        process = Process(args=("tool.wasm#main", "x"), cwd="/work", env=("PATH=/bin:/usr/bin", "A=1"))
+        process = Process(args=("tool.wasm#main", "x"), cwd="/srv", env=("PATH=/bin:/usr/bin", "A=1"))
         executor = WasmExecutor.of("c1", engine, process, trace)
         arrived = sent(executor)
         assert vars(arrived) == vars(executor)
         assert arrived._engine is engine
-        assert [place[0] for place in arrived._places][-1] == "/work/tool.wasm"
+        assert [place[0] for place in arrived._places][-1] == "/srv/tool.wasm"
 
 
 def test_an_engine_that_is_nobody_elses_cannot_be_sent() -> None:

@@ -51,7 +51,8 @@ async def run_in_child(
     With a *confinement* the child has lost all privileges before *work* begins.
 
     Raises: the ShimError that *work* raised; DeadlineExceededError; AbortedError when the child was killed. *what*
-    names the work in their messages. The child is gone when this returns or raises, also when cancelled.
+    names the work in their messages. When this returns or raises, also when cancelled, the child is gone, or about to
+    be with all of its work behind it: to take its memory apart takes the kernel longer than most of the work.
     """
     ours, theirs = Channel.pair()
     try:
@@ -62,24 +63,25 @@ async def run_in_child(
         ended = reaper.watch(pid)
         theirs.close()
         try:
-            await asyncio.wait_for(asyncio.shield(ended), timeout)
-        except (asyncio.TimeoutError, asyncio.CancelledError) as error:
+            message, descriptors = await asyncio.wait_for(ours.receive_async(), timeout)
+        except (asyncio.TimeoutError, asyncio.CancelledError, ValueError) as error:
             reaper.kill(pid, signal.SIGKILL)
             await asyncio.shield(ended)
             if isinstance(error, asyncio.CancelledError):
                 raise
+            if isinstance(error, ValueError):  # what it ran wrote to whatever it found open
+                raise AbortedError(f"{what} failed: the process that did it sent what is no message") from error
             raise DeadlineExceededError(f"{what} took longer than {timeout:g} s and was given up") from None
-        message, descriptors = ours.receive()
-        for descriptor in descriptors:
-            os.close(descriptor)  # it has none to give; what it ran may have thought otherwise
     finally:
         ours.close()
         theirs.close()
-    status = ended.result().status
-    if message is not None and message["kind"] == "error":
-        raise error_from(message)
-    if status != 0:
+    for descriptor in descriptors:
+        os.close(descriptor)  # it has none to give; what it ran may have thought otherwise
+    if message is None:
+        status = (await asyncio.shield(ended)).status
         raise AbortedError(f"{what} failed: the process that did it ended with status {status}")
+    if message["kind"] == "error":
+        raise error_from(message)
 
 
 def _be_worker(
@@ -100,6 +102,7 @@ def _be_worker(
             if os.getppid() != parent:
                 return
         work()
+        channel.send({"kind": "done"})
         status = 0
     except BaseException as error:
         channel.send(error_message(error))

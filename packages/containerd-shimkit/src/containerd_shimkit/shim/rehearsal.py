@@ -14,6 +14,7 @@ import tempfile
 from datetime import datetime, timezone
 from typing import Final
 
+from ..container.rehearsal import lay_out, pretend
 from ..instance import Encoded, ExitStatus, Instance
 from ..proto import task_pb2
 from ..task.service import SERVICES, TaskService
@@ -33,6 +34,7 @@ class _Actor(Instance):
     _ended: asyncio.Future[ExitStatus]
 
     async def create(self) -> int:
+        await pretend(self.id, self.config.bundle)
         self._ended = asyncio.get_running_loop().create_future()
         return 1
 
@@ -56,6 +58,7 @@ class _Actor(Instance):
 def rehearse() -> None:
     """Serve tasks as `serve` would, to nobody, and leave nothing of it but what the interpreter has learnt."""
     with tempfile.TemporaryDirectory() as bundle:
+        lay_out(bundle)
         asyncio.run(_rehearse(bundle))
 
 
