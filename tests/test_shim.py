@@ -199,7 +199,8 @@ def _set(path: str, value: object) -> Callable[[dict[str, Any]], None]:
         (_set("process", None), InvalidArgumentError, "no `process`"),
         (_set("process.args", "text"), InvalidArgumentError, "process.args"),
         (_set("process.terminal", True), UnimplementedError, "process.terminal"),
-        (_set("linux.seccomp", {"defaultAction": "SCMP_ACT_ALLOW"}), UnimplementedError, "linux.seccomp"),
+        (_set("linux.seccomp", {"defaultAction": "ALLOW"}), InvalidArgumentError, "linux.seccomp.defaultAction"),
+        (_set("linux.seccomp", {"defaultAction": "SCMP_ACT_NOTIFY"}), UnimplementedError, "SCMP_ACT_NOTIFY"),
         (_set("hooks.prestart", [{"path": "/bin/true"}]), UnimplementedError, "hooks"),
         (_set("root.path", "nowhere"), InvalidArgumentError, "nowhere"),
         (_set("process.args", ["/missing.wasm"]), InvalidArgumentError, "/missing.wasm: no such file or directory"),
@@ -457,6 +458,44 @@ def test_a_wasm_guest_sees_no_procfs_unless_asked(play: Play) -> None:
         assert " - sysfs " in mounts
         await container.call("Kill", signal=signal.SIGINT)
         assert await container.wait() == 130
+
+    play(scenario)
+
+
+def _filtered(**change: object) -> Callable[[dict[str, Any]], None]:
+    def change_spec(spec: dict[str, Any]) -> None:
+        rules = [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 36}]  # ENAMETOOLONG
+        spec["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}
+        spec["process"].update(change)
+
+    return change_spec
+
+
+@pytest.mark.parametrize("no_new_privileges", [True, False])
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_a_filter_is_on_the_program_whoever_it_runs_as(play: Play, no_new_privileges: bool, uid: int) -> None:
+    async def scenario(pod: Pod) -> None:
+        change = _filtered(noNewPrivileges=no_new_privileges, user={"uid": uid, "gid": uid})
+        native = {f"/bin/{name}": Path(BUSYBOX).read_bytes() for name in ("mkdir", "grep")}
+        for _ in range(2):
+            refused = pod.container(["/bin/mkdir", "/dev/shm/x"], native, change=change)
+            assert await refused.run() == 1
+            assert "File name too long" in refused.stderr
+        shown = pod.container(["/bin/grep", "-E", "^(Seccomp|NoNewPrivs):", "/proc/self/status"], native, change=change)
+        assert await shown.run() == 0
+        assert shown.stdout.split() == ["NoNewPrivs:", str(int(no_new_privileges)), "Seccomp:", "2"]
+
+    play(scenario)
+
+
+def test_a_filter_is_on_a_guest_too(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        container = pod.container([WASM], {WASM: SPINNER.bytes}, change=_filtered())
+        pid = await container.create()
+        await container.start()
+        assert "\nSeccomp:\t2\n" in Path(f"/proc/{pid}/status").read_text()
+        await container.call("Kill", signal=signal.SIGKILL)
+        assert await container.wait() == 137
 
     play(scenario)
 

@@ -141,10 +141,14 @@ def test_options_of_ctr_work_for_wasm_and_native_alike(ctd: Containerd, options:
         assert ran[0] == 0, ran
 
 
-def test_seccomp_is_refused_by_name_until_it_is_there(ctd: Containerd) -> None:
-    status, _, stderr = run(ctd, "seccomp", "/hello.wasm", options=("--seccomp",))
-    assert status == 1
-    assert "linux.seccomp" in stderr
+@pytest.mark.parametrize("options", [("--seccomp",), ("--seccomp", "--allow-new-privs")])
+def test_the_profile_of_ctr_holds_and_lets_ordinary_programs_run(ctd: Containerd, options: tuple[str, ...]) -> None:
+    assert run(ctd, "wasm", "/hello.wasm", options=options)[:2] == (0, "hello world\n")
+    status, stdout, stderr = run(ctd, "native", "/bin/grep", "Seccomp:", "/proc/self/status", options=options)
+    assert (status, stdout.split()) == (0, ["Seccomp:", "2"]), stderr
+    status, _, stderr = run(ctd, "refused", "/bin/unshare", "-U", "/bin/true", options=options)
+    assert status != 0
+    assert "Operation not permitted" in stderr
 
 
 @pytest.mark.parametrize(("number", "status"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGKILL", 137)])

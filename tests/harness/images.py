@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 BUSYBOX = "/bin/busybox"
-BUSYBOX_COMMANDS = ("cat", "echo", "false", "head", "id", "kill", "ls", "mount", "ps", "sh", "sleep", "test", "true")
+BUSYBOX_COMMANDS = (
+    *("cat", "echo", "false", "grep", "head", "id", "kill", "ls", "mount", "ps", "sh", "sleep", "test", "true"),
+    "unshare",
+)
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 
 

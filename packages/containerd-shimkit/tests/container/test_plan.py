@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from containerd_shimkit import InvalidArgumentError, ShimError, UnimplementedError
 from containerd_shimkit.container import operations as op
-from containerd_shimkit.container.plan import Plan, plan_container
+from containerd_shimkit.container.plan import Plan, plan_container, with_filter
 from containerd_shimkit.oci import mount_options as ms
 from containerd_shimkit.oci.defaults import default_spec
 from containerd_shimkit.oci.spec import parse_spec
@@ -74,6 +74,29 @@ def test_limits_then_privileges_then_the_working_directory() -> None:
     assert (privileges.umask, privileges.groups, privileges.no_new_privileges) == (0o77, (0,), True)
     assert "CAP_CHOWN" in privileges.bounding
     assert privileges.ambient == ()
+
+
+FILTER = put("linux.seccomp", {"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_LOG"]})
+
+
+def test_a_filter_comes_last_where_new_privileges_are_ruled_out() -> None:
+    plan = plan_of(FILTER)
+    assert plan.process[-1] == op.InstallSeccomp(("SECCOMP_FILTER_FLAG_LOG",))
+    assert with_filter(plan, b"12345678").process == (
+        *plan.process[:-1],
+        op.InstallSeccomp(("SECCOMP_FILTER_FLAG_LOG",), b"12345678"),
+    )
+
+
+def test_else_it_comes_before_the_capability_that_it_takes_goes() -> None:
+    plan = plan_of(put("linux.seccomp", {"defaultAction": "SCMP_ACT_ALLOW"}), put("process.noNewPrivileges", False))
+    assert [type(step) for step in plan.process][-3:] == [op.InstallSeccomp, op.DropPrivileges, op.ChangeDirectory]
+    assert plan.process[-3] == op.InstallSeccomp(None)
+
+
+def test_flags_that_no_kernel_has_are_named() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"linux\.seccomp\.flags is \['x'\]; it must be made of SECCOMP"):
+        plan_of(put("linux.seccomp", {"defaultAction": "SCMP_ACT_ALLOW", "flags": ["x"]}))
 
 
 def test_the_files_that_lxcfs_gives_may_cover_those_of_proc() -> None:
@@ -192,7 +215,6 @@ def test_a_host_setting_needs_its_namespace() -> None:
         ("process.selinuxLabel", "x"),
         ("process.scheduler", {"policy": "SCHED_BATCH"}),
         ("process.ioPriority", {"class": "IOPRIO_CLASS_IDLE"}),
-        ("linux.seccomp", {"defaultAction": "SCMP_ACT_ALLOW"}),
         ("linux.intelRdt", {"closID": "x"}),
         ("linux.netDevices", {"eth0": {}}),
         ("linux.memoryPolicy", {"mode": "MPOL_INTERLEAVE"}),

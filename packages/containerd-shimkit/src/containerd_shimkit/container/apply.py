@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ..errors import InternalError, InvalidArgumentError, PermissionDeniedError, ResourceExhaustedError, ShimError
-from ..linux import capabilities, mounts, namespaces, paths, process, rlimits
+from ..linux import capabilities, mounts, namespaces, paths, process, rlimits, seccomp
 from ..linux.cgroups import CgroupV1
 from ..oci import mount_options as ms
 from .operations import (
@@ -24,6 +24,7 @@ from .operations import (
     DeviceNode,
     DropPrivileges,
     FilesystemMount,
+    InstallSeccomp,
     JoinCgroup,
     JoinNamespace,
     MakeDirectory,
@@ -111,6 +112,8 @@ def _cure(step: Step, error: OSError) -> str:
             return "; lowering it needs CAP_SYS_RESOURCE: set restrict_oom_score_adj = true in containerd's CRI plugin"
         case SetRlimit.__name__ if error.errno == errno.EPERM:
             return "; raising a hard limit needs CAP_SYS_RESOURCE: ask for less, or raise containerd's own limit"
+        case InstallSeccomp.__name__ if error.errno == errno.EINVAL:
+            return "; this kernel has no seccomp filters, or not with these flags of linux.seccomp"
         case PivotRoot.__name__ if error.errno == errno.EINVAL:
             return "; the host runs from its initial RAM file system, which pivot_root(2) cannot leave"
         case _:
@@ -363,6 +366,11 @@ def _drop_privileges(
     os.umask(umask)
 
 
+def _install_seccomp(site: Site, flags: tuple[str, ...] | None, program: bytes) -> None:
+    del site
+    seccomp.install_filter(program, seccomp.filter_flags(flags))
+
+
 def _change_directory(site: Site, path: str, may_be_denied: bool) -> None:
     if site.has_directory:
         return
@@ -399,6 +407,7 @@ _KINDS_OF_WORK: Final[dict[type[Operation], Callable[..., None]]] = {
     PivotRoot: _pivot,
     SetRlimit: _set_rlimit,
     DropPrivileges: _drop_privileges,
+    InstallSeccomp: _install_seccomp,
     ChangeDirectory: _change_directory,
 }
 _WORK: Final = {kind.__name__: work for kind, work in _KINDS_OF_WORK.items()}

@@ -120,7 +120,8 @@ class LinuxExecutor:
     @classmethod
     def of(cls, process: Process) -> LinuxExecutor:
         """The one for *process*. What needs no file is worked out here: in an init it would cost pages of its own."""
-        return cls(process.args, environment_of(process), tuple(candidates(process.args[0], process)))
+        places = candidates(process.args[0], process) if process.args else ()  # the plan says what is wrong with that
+        return cls(process.args, environment_of(process), tuple(places))
 
     def __reduce__(self) -> tuple[object, ...]:
         return (LinuxExecutor, (self._args, self._environment, self._places))

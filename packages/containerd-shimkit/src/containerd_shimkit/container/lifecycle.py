@@ -30,9 +30,10 @@ from . import stats
 from .apply import make_cgroup
 from .channel import Channel, Message
 from .executor import Executor
+from .filters import filter_of
 from .forker import Forker
 from .init import InitTask, error_from
-from .plan import Plan, plan_container
+from .plan import Plan, plan_container, with_filter
 from .remover import Remover
 from .state import ContainerState, remove_state, write_state
 from .stdio import Stdio
@@ -171,6 +172,8 @@ class Container:
         that one ends with the shim.
         """
         bundle, config = self._config.bundle, self._config
+        if self._spec.linux and self._spec.linux.seccomp is not None:
+            self._plan = with_filter(self._plan, await filter_of(self._spec.linux.seccomp, self._reaper))
         mounted = self._plan.rootfs if config.rootfs else ""
         self._state = ContainerState(self.id, None, mounted, self._cgroup.paths)
         if config.rootfs:

@@ -17,6 +17,7 @@ __all__ = [
     "DeviceNode",
     "DropPrivileges",
     "FilesystemMount",
+    "InstallSeccomp",
     "JoinCgroup",
     "JoinNamespace",
     "MakeDirectory",
@@ -205,6 +206,16 @@ class DropPrivileges:
 
 
 @dataclass(frozen=True, slots=True)
+class InstallSeccomp:
+    """The filter of system calls: the specification's words for its flags, None for what runtimes take then, and the
+    compiled program, empty until there is one.
+    """
+
+    flags: tuple[str, ...] | None
+    program: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class ChangeDirectory:
     """The process's working directory; nothing when it has been entered already."""
 
@@ -233,5 +244,6 @@ Operation: TypeAlias = (
     | PivotRoot
     | SetRlimit
     | DropPrivileges
+    | InstallSeccomp
     | ChangeDirectory
 )

@@ -15,6 +15,7 @@ from typing import Final
 from ..errors import InvalidArgumentError, ShimError, UnimplementedError
 from ..oci import mount_options as ms
 from ..oci.resources import DeviceRule, Resources
+from ..oci.seccomp import flags_of
 from ..oci.spec import Device, Linux, Mount, Process, Spec
 from .operations import (
     BindMount,
@@ -23,6 +24,7 @@ from .operations import (
     DeviceNode,
     DropPrivileges,
     FilesystemMount,
+    InstallSeccomp,
     JoinCgroup,
     JoinNamespace,
     MakeDirectory,
@@ -41,7 +43,7 @@ from .operations import (
     Unshare,
 )
 
-__all__ = ["Plan", "plan_container"]
+__all__ = ["Plan", "plan_container", "with_filter"]
 
 _DEFAULT_DEVICES: Final = (
     ("null", 1, 3),
@@ -110,8 +112,16 @@ def plan_container(spec: Spec, bundle: str) -> Plan:
         host=tuple(_host_steps(process, linux, kinds)),
         root=tuple(_root_steps(spec, linux, kinds)),
         seal=tuple(_seal_steps(spec, linux)),
-        process=tuple(_process_steps(process)),
+        process=tuple(_process_steps(process, linux)),
     )
+
+
+def with_filter(plan: Plan, program: bytes) -> Plan:
+    """*plan*, whose container has a filter of system calls, with the compiled *program* of it."""
+    process = tuple(
+        replace(each, program=program) if isinstance(each, InstallSeccomp) else each for each in plan.process
+    )
+    return replace(plan, process=process)
 
 
 def _required(spec: Spec) -> tuple[Process, Linux]:
@@ -139,7 +149,6 @@ def _refuse_unsupported(spec: Spec, process: Process, linux: Linux) -> None:
         "process.ioPriority": process.io_priority,
         "process.execCPUAffinity": process.exec_cpu_affinity,
         "hooks": any(spec.hooks.values()),
-        "linux.seccomp": linux.seccomp,
         "linux.intelRdt": linux.intel_rdt,
         "linux.personality": linux.personality,
         "linux.timeOffsets": linux.time_offsets,
@@ -317,11 +326,14 @@ def _seal_steps(spec: Spec, linux: Linux) -> Iterator[Operation]:
     yield PivotRoot()
 
 
-def _process_steps(process: Process) -> Iterator[Operation]:
+def _process_steps(process: Process, linux: Linux) -> Iterator[Operation]:
     yield from (SetRlimit(limit.type, limit.soft, limit.hard) for limit in process.rlimits)
     # as root if that is possible, else as the user: a directory of root's alone works either way, as with runc
     yield ChangeDirectory(process.cwd, may_be_denied=True)
     capabilities, user = process.capabilities, process.user
+    filters = [] if linux.seccomp is None else [InstallSeccomp(flags_of(linux.seccomp))]
+    if not process.no_new_privileges:
+        yield from filters  # takes a capability that goes next
     yield DropPrivileges(
         uid=user.uid,
         gid=user.gid,
@@ -335,3 +347,5 @@ def _process_steps(process: Process) -> Iterator[Operation]:
         no_new_privileges=process.no_new_privileges,
     )
     yield ChangeDirectory(process.cwd)
+    if process.no_new_privileges:
+        yield from filters  # last, so that the profile need not allow what comes before the program

@@ -26,6 +26,7 @@ _BY_MACHINE: Final = {
         "prctl": 157,
         "keyctl": 250,
         "prlimit64": 302,
+        "seccomp": 317,
         **_COMMON,
     },
     "aarch64": {
@@ -36,6 +37,7 @@ _BY_MACHINE: Final = {
         "prctl": 167,
         "keyctl": 219,
         "prlimit64": 261,
+        "seccomp": 277,
         **_COMMON,
     },
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
+from . import seccomp
 from .mount_options import KNOWN_OPTIONS
 
 __all__ = ["features_document"]
@@ -27,7 +28,14 @@ def features_document() -> bytes:
         "linux": {
             "namespaces": list(_NAMESPACES),
             "cgroup": {"v1": True, "v2": False, "systemd": False, "systemdUser": False, "rdma": False},
-            "seccomp": {"enabled": False},
+            "seccomp": {
+                "enabled": True,
+                "actions": list(seccomp.ACTIONS),
+                "operators": list(seccomp.OPERATORS),
+                "archs": list(seccomp.ARCHITECTURES),
+                "knownFlags": list(seccomp.FLAGS),
+                "supportedFlags": list(seccomp.FLAGS),
+            },
             "apparmor": {"enabled": False},
             "selinux": {"enabled": False},
             "intelRdt": {"enabled": False},
