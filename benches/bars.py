@@ -72,6 +72,7 @@ def _throughput(results: Mapping[str, Result]) -> list[Bar]:
     one = _section(results, "throughput", throughput.ONE_POD)
     each = _section(results, "throughput", throughput.POD_EACH)
     direct = _section(results, "throughput", throughput.DIRECT)
+    filtered = _section(results, "throughput", throughput.FILTERED)
     whole = throughput.WHOLE
     return [
         _least("through containerd, one pod, wasm against runc", 5, one, whole, WASM, RUNC),
@@ -79,6 +80,8 @@ def _throughput(results: Mapping[str, Result]) -> list[Bar]:
         _least("through containerd, one pod, wasm against a shim that does nothing", 0.5, one, whole, WASM, NULL.name),
         _least("directly, wasm against `runc run`", 3, direct, "tasks", WASM, throughput.RUNC_RUN),
         _least("directly, wasm against `crun run`", 1.5, direct, "tasks", WASM, throughput.CRUN_RUN),
+        _least("directly, with seccomp, wasm against `runc run`", 3, filtered, "tasks", WASM, throughput.RUNC_RUN),
+        _least("directly, with seccomp, wasm against `crun run`", 1.5, filtered, "tasks", WASM, throughput.CRUN_RUN),
     ]
 
 

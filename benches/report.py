@@ -140,6 +140,7 @@ def panels_of(results: Sequence[Result]) -> list[Panel]:
             throughput.WHOLE,
         ),
         _panel(results, "tasks a second without containerd: more is better", "throughput", throughput.DIRECT, "tasks"),
+        _panel(results, "the same, each with a seccomp filter", "throughput", throughput.FILTERED, "tasks"),
         _panel(results, "Pss a container, 50 pods of one, KiB: less is better", "memory", pods, memory.PSS),
         _panel(results, "Pss a container, one pod of 50, KiB: less is better", "memory", pod, memory.PSS),
     ]

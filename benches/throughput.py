@@ -10,27 +10,31 @@ through containerd, by its output directly.
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from measuring.containerd_client import Sandboxed
 from measuring.direct import DirectShim, TaskClient, direct_shim
 from measuring.figures import Figure, Section, figures_of, take_turns
-from measuring.programs import EXIT_STATUS, NATIVE_OURS, NATIVE_RUNC, NULL, WASM_OURS, Contender
+from measuring.programs import EXIT_STATUS, IMAGE, NATIVE_OURS, NATIVE_RUNC, NULL, WASM_OURS, Contender
 from measuring.run import parser_of, run_bench
 from measuring.stage import Stage
 
 T = TypeVar("T")
+Change = Callable[[dict[str, Any]], object]  # of a specification
 
 POD_EACH = "Through containerd, every task a pod of its own"
 ONE_POD = "Through containerd, all tasks in one pod"
 DIRECT = "Without containerd"
+FILTERED = "Without containerd, under the seccomp profile of ctr"
 WHOLE = "containers, with snapshot"
 TASKS = "tasks of containers that are there"
 RUNC_RUN, CRUN_RUN = "native, runc run", "native, crun run"
@@ -71,7 +75,8 @@ def measure(stage: Stage, load: Load) -> list[Section]:
     return [
         through_containerd(stage, load, ONE_POD, contenders),
         through_containerd(stage, load, POD_EACH, contenders),
-        directly(stage, load),
+        directly(stage, load, DIRECT),
+        directly(stage, load, FILTERED, ctr_profile(stage)),
     ]
 
 
@@ -125,28 +130,48 @@ def check(contender: Contender, status: int) -> None:
         raise RuntimeError(f"a task of {contender.name} ended with status {status}, not with {EXIT_STATUS}")
 
 
-def directly(stage: Stage, load: Load) -> Section:
+def ctr_profile(stage: Stage) -> dict[str, Any]:
+    """The `linux.seccomp` that `ctr run --seccomp` gives a container, which is containerd's own profile for pods."""
+    name = f"b{secrets.token_hex(6)}"
+    stage.ctd.ctr("run", "--detach", "--seccomp", "--runtime", NATIVE_RUNC.runtime, IMAGE, name, *NATIVE_RUNC.sleep())
+    try:
+        profile: dict[str, Any] = json.loads(Path(stage.ctd.bundle(name), "config.json").read_text())["linux"][
+            "seccomp"
+        ]
+        return profile
+    finally:
+        stage.ctd.ctr("tasks", "kill", "--signal", "SIGKILL", name)
+        stage.ctd.ctr("tasks", "delete", "--force", name)
+        stage.ctd.ctr("containers", "delete", name)
+
+
+def directly(stage: Stage, load: Load, title: str, profile: dict[str, Any] | None = None) -> Section:
     """Tasks at one shim of ours by its socket, beside `runc run` and `crun run` of the same configuration."""
+
+    def change(spec: dict[str, Any]) -> None:
+        if profile is not None:
+            spec["linux"]["seccomp"] = profile
+
     found = take_turns(
         stage.options.runs,
         {
-            WASM_OURS.name: lambda: shim_rate(stage, load, WASM_OURS),
-            NATIVE_OURS.name: lambda: shim_rate(stage, load, NATIVE_OURS),
-            RUNC_RUN: lambda: run_rate(stage, load, "runc"),
-            CRUN_RUN: lambda: run_rate(stage, load, "crun"),
+            WASM_OURS.name: lambda: shim_rate(stage, load, WASM_OURS, change),
+            NATIVE_OURS.name: lambda: shim_rate(stage, load, NATIVE_OURS, change),
+            RUNC_RUN: lambda: run_rate(stage, load, "runc", change),
+            CRUN_RUN: lambda: run_rate(stage, load, "crun", change),
         },
     )
     values = {name: [each for each in rates if each is not None] for name, rates in found.items()}
     figure = Figure("tasks", _RATE, {name: rates for name, rates in values.items() if rates})
     note = "crun runs in a mount namespace without the empty cgroup v2 hierarchy of hybrid hosts, which it refuses."
-    return Section(DIRECT, [figure], RUNC_RUN, [note])
+    return Section(title, [figure], RUNC_RUN, [note])
 
 
-def shim_rate(stage: Stage, load: Load, contender: Contender) -> float:
+def shim_rate(stage: Stage, load: Load, contender: Contender, change: Change) -> float:
     """Tasks a second at a shim that is there, their bundles too; each thread has a connection."""
     with direct_shim(stage) as made:
         holder, client, address = made.start()
-        bundles = [made.bundle(contender.echo("hello")) for _ in range(load.tasks)]
+        bundles = [made.bundle(contender.echo("hello"), change) for _ in range(load.tasks)]
         output = f"{made.directory}/output"
         Path(output).touch()
         clients = [TaskClient(address) for _ in range(load.parallel)]
@@ -164,18 +189,16 @@ def shim_rate(stage: Stage, load: Load, contender: Contender) -> float:
     return load.tasks / took
 
 
-def run_rate(stage: Stage, load: Load, runtime: str) -> float | None:
+def run_rate(stage: Stage, load: Load, runtime: str, change: Change) -> float | None:
     """`runc run`s a second, or crun's, of one bundle; None where there is no such runtime."""
+
+    def change_all(spec: dict[str, Any]) -> None:
+        change(spec)
+        spec["linux"].pop("cgroupsPath", None)  # runc makes one for each id: the bundle is run many times at once
+
     with direct_shim(stage) as made:
-        _, path = made.bundle(NATIVE_RUNC.echo("hello"), own_cgroups)
+        _, path = made.bundle(NATIVE_RUNC.echo("hello"), change_all)
         return timed_runs(made, load, runtime, path)
-
-
-def own_cgroups(spec: dict[str, object]) -> None:
-    """Let runc make a cgroup for each id: the bundle is run many times at once."""
-    linux = spec["linux"]
-    assert isinstance(linux, dict)
-    linux.pop("cgroupsPath", None)
 
 
 def timed_runs(made: DirectShim, load: Load, runtime: str, path: str) -> float | None:

@@ -102,7 +102,7 @@ class Pod:
         id: str = "",  # noqa: A002
     ) -> Container:
         """Lay a bundle out: *files* by path in its root (mode 0755), the default spec as *change* leaves it."""
-        id = id or f"c{secrets.token_hex(3)}"  # noqa: A001
+        id = id or f"c{secrets.token_hex(6)}"  # noqa: A001
         bundle = self.directory / "bundles" / self.namespace / id
         (bundle / "rootfs").mkdir(parents=True)
         for path, content in files.items():
