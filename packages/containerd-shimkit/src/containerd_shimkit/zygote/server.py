@@ -128,8 +128,9 @@ class _Caller:
         self._since = time.monotonic()
 
     @property
-    def is_late(self) -> bool:
-        return time.monotonic() - self._since > _REQUEST_SECONDS
+    def left(self) -> float:
+        """Seconds that are left for its request; 0 when they are over."""
+        return max(0.0, self._since + _REQUEST_SECONDS - time.monotonic())
 
     @property
     def directory(self) -> int:
@@ -192,7 +193,7 @@ class _Zygote:
         self._poll.register(self._listener, select.POLLIN)
         self._poll.register(woken, select.POLLIN)
         while not self._is_over:
-            ready = self._poll.poll((_TICK if self._is_rehearsed else _QUIET) * 1000)
+            ready = self._poll.poll(self._patience() * 1000)
             if not ready and not self._is_rehearsed:
                 self._rehearse()
             for descriptor, _events in ready:
@@ -207,6 +208,12 @@ class _Zygote:
             self._collect()
             self._look_around()
         self._let_go()
+
+    def _patience(self) -> float:
+        """For how many seconds nothing has to be done, if nothing happens."""
+        quiet = _TICK if self._is_rehearsed else _QUIET
+        oldest = next(iter(self._coming.values()), None)
+        return quiet if oldest is None else min(quiet, oldest.left)
 
     def _rehearse(self) -> None:
         """Do now, while nobody asks for anything, what the first children would be slower for."""
@@ -363,7 +370,7 @@ class _Zygote:
             self._idle_since = time.monotonic()
 
     def _look_around(self) -> None:
-        for caller in [each for each in self._coming.values() if each.is_late]:
+        for caller in [each for each in self._coming.values() if not each.left]:
             self._forget(caller)
             caller.close()
         idle = not self._children and time.monotonic() - self._idle_since > _IDLE_SECONDS
