@@ -188,14 +188,14 @@ class _Zygote:
     def run(self) -> None:
         """Serve until nobody needs this zygote, or it is not the current one."""
         woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.signal(signal.SIGCHLD, _note)
-        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        _wake_at_ends(waker)
         self._poll.register(self._listener, select.POLLIN)
         self._poll.register(woken, select.POLLIN)
         while not self._is_over:
             ready = self._poll.poll(self._patience() * 1000)
             if not ready and not self._is_rehearsed:
                 self._rehearse()
+                _wake_at_ends(waker)  # an event loop that ends takes that away
             for descriptor, _events in ready:
                 if descriptor == woken:
                     os.read(woken, _PIECE)
@@ -449,6 +449,12 @@ def _listen(path: str) -> socket.socket:
 def _is_our_own(connection: socket.socket) -> bool:
     _pid, uid, gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     return (uid, gid) == (os.geteuid(), os.getegid())
+
+
+def _wake_at_ends(waker: int) -> None:
+    """Have something written to *waker* whenever a child ends."""
+    signal.signal(signal.SIGCHLD, _note)
+    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
 
 
 def _note(number: int, frame: object) -> None:
