@@ -220,7 +220,11 @@ class _Zygote:
         self._is_rehearsed = True
         from ..shim.rehearsal import rehearse
 
-        rehearse()
+        try:
+            rehearse()
+        except Exception:
+            # no room for a file, no descriptor left: its children are slower, and that is all
+            return
         _settle_memory()
 
     def _accept(self) -> None:
