@@ -144,13 +144,14 @@ class _Caller:
         """Take what has come; whether the request is whole. Raises: OSError, ShimError, EOFError."""
         while True:
             try:
-                data, ancillary, _flags, _address = self.connection.recvmsg(_PIECE, _ROOM, socket.MSG_CMSG_CLOEXEC)
+                data, ancillary, flags, _address = self.connection.recvmsg(_PIECE, _ROOM, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 return False
             for level, kind, content in ancillary:
                 if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                     self._descriptors += array.array("i", content[: len(content) - len(content) % 4])
-            if not data:
+            # what has been cut was more than belongs here, or than this process may have open
+            if not data or flags & socket.MSG_CTRUNC or len(self._descriptors) > messages.DESCRIPTORS:
                 raise EOFError
             self.data += data
             if len(self.data) < messages.HEADER_SIZE:
