@@ -16,6 +16,7 @@ import gc
 import importlib
 import marshal
 import os
+import resource
 import select
 import signal
 import socket
@@ -29,6 +30,7 @@ from typing import Final, cast
 
 from ..errors import ShimError
 from ..linux import process
+from ..linux.rlimits import raise_descriptor_limit
 from ..shim.actions import Outcome, Service, Shim, failure, perform, runtime_info, version_text
 from ..shim.args import ShimArgs, parse_args
 from ..shim.bootstrap import log_failure
@@ -47,6 +49,8 @@ _IDLE_SECONDS: Final = 3600.0  # after the last of its shims has gone
 _QUIET: Final = 0.3  # seconds without a caller after which there is time for a rehearsal
 _TICK: Final = 60.0  # seconds between two looks at whether it is needed still
 _REQUEST_SECONDS: Final = 2.0  # that a caller has for sending its request
+_FULL: Final = 0.01  # seconds to wait when there is no room for a caller
+_SPARE: Final = 32  # descriptors that it needs for its own work at most
 _UCRED: Final = struct.Struct("3i")
 _ROOM: Final = socket.CMSG_SPACE(messages.DESCRIPTORS * 4)
 _PIECE: Final = 1 << 16
@@ -72,6 +76,7 @@ def run_zygote(shim: Shim, path: str) -> int:
         os.write(2, b"its context is another than its caller's\n")
         return 1
     identity.add_loaded()
+    raise_descriptor_limit()  # each caller takes three; a container gets the limit that was there
     zygote = _Zygote(shim, path, fixed, identity)
     _settle_memory()
     process.set_name("shim-zygote")
@@ -179,6 +184,7 @@ class _Zygote:
         self._listener = _listen(path)
         self._own = os.stat(path)
         self._fixed = fixed  # what -v and -info print
+        self._most_callers = _most_callers()
         self._poll = select.poll()
         self._coming: dict[int, _Caller] = {}
         self._accepted: deque[tuple[_Caller, Request]] = deque()
@@ -230,13 +236,17 @@ class _Zygote:
 
     def _accept(self) -> None:
         while True:
+            if len(self._coming) + len(self._accepted) >= self._most_callers:
+                if not self._accepted:
+                    time.sleep(_FULL)  # all of them are slow, and let go in their time
+                return
             try:
                 connection, _address = self._listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
-                    time.sleep(0.01)  # children hold none of ours: it passes
+                    time.sleep(_FULL)  # children hold none of ours: it passes
                 return
             connection.setblocking(False)
             if not _is_our_own(connection):
@@ -449,6 +459,13 @@ def _listen(path: str) -> socket.socket:
     listener.listen(_BACKLOG)
     os.rename(temporary, path)
     return listener
+
+
+def _most_callers() -> int:
+    """How many callers it has room for at once, each with a connection and two descriptors; the others wait."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    room = limit if limit != resource.RLIM_INFINITY else 1 << 20
+    return max(1, (room - len(os.listdir("/proc/self/fd")) - _SPARE) // (1 + messages.DESCRIPTORS))
 
 
 def _is_our_own(connection: socket.socket) -> bool:
