@@ -52,7 +52,10 @@ class Zygote:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(_ACCEPT_TIMEOUT)
                 connection.connect(self.path)
-                _send(connection, request)
+                try:
+                    _send(connection, request)
+                except (BrokenPipeError, ConnectionResetError):
+                    pass  # it may have answered before it went
                 if connection.recv(1) != ACCEPTED:
                     return None
                 connection.settimeout(None)
