@@ -247,6 +247,12 @@ def children_of(pid: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def test_delete_is_done_for_a_shim_that_makes_no_containers_of_ours(living_zygote: LivingZygote) -> None:
+    reply = decode_reply(living_zygote.ask("-namespace", "ns", "-id", "c1", "delete")[1:])
+    assert reply is not None
+    assert (reply.status, reply.stderr) == (0, b"")
+
+
 def test_a_child_that_has_ended_is_collected_at_once_though_nobody_asks(start_zygote: Start) -> None:
     zygote = start_zygote(REHEARSED)
     time.sleep(0.5)  # from now on it looks around once a minute, if nothing makes it
@@ -318,3 +324,27 @@ def test_a_zygote_whose_limit_of_descriptors_is_lowered_leaves_what_it_cannot_ta
     assert living_zygote.is_alive
     resource.prlimit(living_zygote.pid, resource.RLIMIT_NOFILE, (hard, hard))
     keeps_nothing(living_zygote, before)
+
+
+def test_an_action_is_the_same_when_its_child_has_to_do_it_for_want_of_descriptors(
+    living_zygote: LivingZygote, tmp_path: Path
+) -> None:
+    before = living_zygote.descriptors()
+    _, hard = resource.prlimit(living_zygote.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(living_zygote.pid, resource.RLIMIT_NOFILE, (before + 3, hard))
+    bundle = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    with open("/dev/null", "rb") as null:
+        answers = [
+            decode_reply(
+                living_zygote.ask("-namespace", "ns", "-id", "c1", action, descriptors=[bundle, null.fileno()])[1:]
+            )
+            for action in ("start", "delete")
+        ]
+    os.close(bundle)
+    start, delete = answers
+    assert start is not None
+    assert (start.status, start.stdout) == (1, b"")
+    assert f"{tmp_path}/config.json does not exist; `start`".encode() in start.stderr
+    assert delete is not None
+    assert (delete.status, delete.stderr) == (0, b"")
+    assert delete.stdout != b"", "a DeleteResponse, though there was nothing to delete"

@@ -65,7 +65,8 @@ def run_zygote(shim: Shim, path: str) -> int:
     os.chdir("/")
     os.umask(0o077)
     _import_asyncio_without_tls()
-    importlib.import_module("containerd_shimkit.shim.rehearsal")  # imports are closed after this
+    for name in ("shim.rehearsal", "container.cleanup"):  # a child's `delete` needs that; imports are closed after this
+        importlib.import_module(f"containerd_shimkit.{name}")
     from ..shim.serve import prepare
 
     fixed = _fixed_texts(shim)
@@ -287,17 +288,18 @@ class _Zygote:
 
     def _serve(self, caller: _Caller, request: Request) -> None:
         """Answer; with a child, where one is needed, be it to serve or to do all of it."""
-        data: bytes | None = None
+        self._idle_since = time.monotonic()
+        data, outcome = None, None
         try:
             args = parse_args(request.words[1:])
             if args.action == "start":
-                data = self._read_input(caller)
+                data = input_at_hand(caller.stdin, lambda: caller.connection.send(messages.COMMITTED))
             outcome = self._outcome_at_once(args, caller, data)
         except ShimError as error:
             args, outcome = ShimArgs(), Outcome(failure(self._shim, error))
         except OSError:
-            args, outcome = ShimArgs(), None
-        self._idle_since = time.monotonic()
+            caller.close()  # gone before its input was read
+            return
         try:
             if outcome is None:
                 self._fork(lambda: self._be_child(caller, request, args, data))
@@ -320,19 +322,16 @@ class _Zygote:
         except OSError:
             pass  # the caller is gone
 
-    def _read_input(self, caller: _Caller) -> bytes | None:
-        """The caller's standard input, if it is all there; else None: a child can wait for it."""
-        data = input_at_hand(caller.stdin)
-        if data:
-            caller.connection.send(messages.COMMITTED)  # nobody can read it again
-        return data
-
     def _outcome_at_once(self, args: ShimArgs, caller: _Caller, data: bytes | None) -> Outcome | None:
+        """What needs no child; None for what does, be it because no descriptor is left here. Raises: ShimError."""
         version, info = self._fixed
         if args.version or args.info:
             return Outcome(Reply(0, version if args.version else info))
         if args.action == "delete":
-            response = delete_response(args.bundle, caller.directory)
+            try:
+                response = delete_response(args.bundle, caller.directory)
+            except OSError:
+                return None
             return None if response is None else Outcome(Reply(0, response))
         if args.action == "start" and data is not None:
             return start_outcome(self._shim, args, caller.directory, data)
