@@ -31,9 +31,10 @@ from typing import Final, cast
 from ..errors import ShimError
 from ..linux import process
 from ..linux.rlimits import raise_descriptor_limit
-from ..shim.actions import Outcome, Service, Shim, failure, perform, runtime_info, version_text
+from ..shim.actions import Outcome, Service, Shim, failure, fork_failure, perform, runtime_info, version_text
 from ..shim.args import ShimArgs, parse_args
 from ..shim.bootstrap import log_failure
+from ..shim.group import remove_dead_socket
 from ..shim.messages import MAX_INPUT_BYTES, shim_title
 from . import messages
 from .client import ensure_directory, say_ready
@@ -315,10 +316,8 @@ class _Zygote:
             caller.close()
 
     def _refuse(self, caller: _Caller, error: OSError) -> None:
-        cure = "; raise the limit of processes (pids.max) of containerd's cgroup" if error.errno == errno.EAGAIN else ""
-        why = OSError(error.errno, f"the zygote cannot fork a shim: {error.strerror}{cure}")
         try:
-            _send_reply(caller.connection, failure(self._shim, why))
+            _send_reply(caller.connection, fork_failure(self._shim, error))
         except OSError:
             pass  # the caller is gone
 
@@ -342,10 +341,11 @@ class _Zygote:
         try:
             self._fork(lambda: self._be_shim(service, caller, request))
         except OSError:
-            os.unlink(service.listener.getsockname())
-            raise
-        finally:
+            path = service.listener.getsockname()
             service.listener.close()
+            remove_dead_socket(path)
+            raise
+        service.listener.close()
 
     def _fork(self, live: Callable[[], int]) -> None:
         if os.fork() == 0:
