@@ -344,6 +344,30 @@ def test_a_zygote_killed_at_any_of_its_system_calls_costs_no_start(
     assert count > 4 * STRIDE
 
 
+def test_a_zygote_that_wakes_just_when_its_caller_gives_it_up_takes_no_input_along(shim: str, program: Path) -> None:
+    async def scenario() -> None:
+        async with pod(shim) as made:
+            first, container = looking(made), looking(made)
+            await connect(made, start(made, first).path)
+            data = bytes_field(1, container.id) + bytes_field(2, made.namespace)  # BootstrapParams
+            stopped = zygote_of(program)
+            os.kill(stopped, signal.SIGSTOP)
+            with given(data) as stdin:
+                running = begin(made, container, stdin=stdin)
+                wait_until(lambda: "poll" in Path(f"/proc/{running.pid}/wchan").read_text())
+                caller = Traced(running.pid)
+                assert caller.pass_calls(2, lambda: False) == 2  # its waiting is over, and it is about to do the next
+                os.kill(stopped, signal.SIGCONT)
+                time.sleep(0.2)
+                caller.let_go()
+                done = ended(running)
+            with given(data) as stdin:
+                assert start(made, container, stdin=stdin) == done
+            give_up(made, first, container)
+
+    asyncio.run(scenario())
+
+
 # A child of the zygote that is killed, or whose zygote is.
 
 

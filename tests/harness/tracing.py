@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 
 # include/uapi/linux/ptrace.h, wait.h
-_CONT = 7
 _DETACH = 17
 _SYSCALL = 24
 _SEIZE = 0x4206
@@ -46,6 +45,10 @@ class Traced:
             elif status >> 16 != _EVENT_STOP:
                 pending = os.WSTOPSIG(status)  # a signal of its own: it is to have it
         return begun
+
+    def let_go(self) -> None:
+        """Have it go on alone, from a stop."""
+        self._ptrace(_DETACH)
 
     def kill(self) -> None:
         os.kill(self._pid, signal.SIGKILL)

@@ -289,7 +289,9 @@ static void receive(int connection, int64_t deadline)
     struct reply reply = {0};
     size_t length = 0;
 
-    if (!wait_until_readable(connection, deadline) || !read_more(connection, &length) || answer[0] != 'A')
+    if (!wait_until_readable(connection, deadline))
+        shutdown(connection, SHUT_RD); /* from now on nobody can accept it any more; what has come already counts */
+    if (!read_more(connection, &length) || answer[0] != 'A')
         return;
     for (;;) {
         enum reply_verdict verdict = parse_reply(answer + 1, length - 1, &reply);
