@@ -254,6 +254,23 @@ def test_a_first_start_with_few_processes_succeeds_or_fails_with_the_cure_and_le
     asyncio.run(scenario())
 
 
+def test_delete_needs_no_further_process(shim: str, limit: ProcessLimit) -> None:
+    async def scenario() -> None:
+        async with pod(shim) as made:
+            container = looking(made)
+            await connect(made, start(made, container, preexec_fn=limit.enter).path)
+            await container.create()
+            os.kill(await made.shim_pid(), signal.SIGKILL)
+            assert made.client is not None
+            await made.client.close()
+            made.client = None
+            limit.set(0)
+            done = ended(begin(made, container, "delete", preexec_fn=limit.enter))
+            assert (done.status, done.stderr) == (0, "")
+
+    asyncio.run(scenario())
+
+
 # No descriptor to be had.
 
 
