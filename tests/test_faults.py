@@ -25,6 +25,7 @@ from containerd_shim_wasm_test_modules import HELLO_WORLD
 from containerd_shimkit.launcher.block import fill_command
 from containerd_shimkit.launcher.build import compile_launcher, find_compiler
 from containerd_shimkit.proto import task_pb2
+from containerd_shimkit.shim import address
 from containerd_shimkit.shim.group import GroupLock, is_alive
 from containerd_shimkit.ttrpc.aio.client import Client
 from containerd_shimkit.wire import bytes_field
@@ -149,17 +150,21 @@ def zygote_of(program: Path) -> int:
     return found
 
 
-@pytest.fixture
-def sockets() -> Iterator[Callable[[], set[str]]]:
-    """What is new where the groups' sockets and locks are, of what nobody else's shim has: gone when the test is."""
-    before = set(os.listdir(SOCKETS)) if os.path.isdir(SOCKETS) else set()
+def traces_of(path: str) -> list[str]:
+    """What is there of a group: its socket, its lock."""
+    return [each for each in (path, f"{path}.lock") if os.path.lexists(each)]
 
-    def dead() -> set[str]:
-        new = set(os.listdir(SOCKETS)) - before
-        return {name for name in new if not is_alive(f"{SOCKETS}/{name.removesuffix('.lock')}")}
 
-    yield dead
-    wait_until(lambda: not dead())  # others' come and go
+def path_of(pod: Pod) -> str:
+    """Where the pod's shim listens, or would."""
+    return address.socket_path(SOCKETS, f"{pod.directory}/ctd.sock", pod.namespace, f"looking.{pod.group}")
+
+
+def traced(pid: int) -> Traced:
+    try:
+        return Traced(pid)
+    except PermissionError as error:
+        pytest.skip(f"processes cannot be traced here: {error}")
 
 
 # No process to be had.
@@ -208,19 +213,20 @@ def says_the_cure(done: Ended) -> bool:
 
 
 def test_a_start_that_the_zygote_cannot_fork_for_fails_with_the_cure_and_leaves_nothing(
-    shim: str, limit: ProcessLimit, sockets: Callable[[], set[str]]
+    shim: str, limit: ProcessLimit
 ) -> None:
     async def scenario() -> None:
         async with pod(shim) as one, pod(shim) as other:
             first, second = looking(one), looking(other)
             await connect(one, start(one, first, preexec_fn=limit.enter).path)
+            assert is_alive(path_of(one))
             there = set(limit.members())
             limit.set(0)
             for data in (b"", b"\x0a\x05a/b.C"):  # nothing, and options of a type that nobody knows
                 with given(data) as stdin:
                     done = start(other, second, preexec_fn=limit.enter, stdin=stdin)
                 assert says_the_cure(done), done
-                assert sockets() == set()
+                assert traces_of(path_of(other)) == []
                 assert set(limit.members()) == there
             limit.set("max")
             await connect(other, start(other, second, preexec_fn=limit.enter).path)
@@ -234,7 +240,7 @@ def test_a_start_that_the_zygote_cannot_fork_for_fails_with_the_cure_and_leaves_
 
 @pytest.mark.parametrize("count", range(6))
 def test_a_first_start_with_few_processes_succeeds_or_fails_with_the_cure_and_leaves_nothing(
-    shim: str, limit: ProcessLimit, sockets: Callable[[], set[str]], count: int
+    shim: str, limit: ProcessLimit, count: int
 ) -> None:
     async def scenario() -> None:
         async with pod(shim) as made:
@@ -244,7 +250,7 @@ def test_a_first_start_with_few_processes_succeeds_or_fails_with_the_cure_and_le
             assert says_the_cure(done) or (done.status == 0 and is_alive(done.path)), done
             if done.status:
                 assert count < 4, "the launcher, the zygote and its first child, the shim"
-                assert sockets() == set()
+                assert traces_of(path_of(made)) == []
                 wait_until(lambda: only_zygotes(limit))
             limit.set("max")
             await connect(made, start(made, container, preexec_fn=limit.enter).path)
@@ -326,7 +332,7 @@ STRIDE = 9  # of a zygote's system calls at a start: at every so-manieth of them
 @pytest.mark.parametrize("has_input", [False, True], ids=["without input", "with input"])
 @pytest.mark.parametrize("is_first", [True, False], ids=["makes a shim", "finds a shim"])
 def test_a_zygote_killed_at_any_of_its_system_calls_costs_no_start(
-    shim: str, program: Path, has_input: bool, is_first: bool, sockets: Callable[[], set[str]]
+    shim: str, program: Path, has_input: bool, is_first: bool
 ) -> None:
     async def one(count: int) -> tuple[bool, Ended]:
         """A start whose zygote is killed at its *count*th system call; whether it came as far."""
@@ -337,7 +343,7 @@ def test_a_zygote_killed_at_any_of_its_system_calls_costs_no_start(
             data = (
                 bytes_field(1, container.id) + bytes_field(2, made.namespace) if has_input else b""
             )  # BootstrapParams
-            zygote = Traced(zygote_of(program))
+            zygote = traced(zygote_of(program))
             with given(data) as stdin:
                 running = begin(made, container, stdin=stdin)
                 reached = zygote.pass_calls(count, lambda: running.poll() is not None) == count
@@ -372,7 +378,7 @@ def test_a_zygote_that_wakes_just_when_its_caller_gives_it_up_takes_no_input_alo
             with given(data) as stdin:
                 running = begin(made, container, stdin=stdin)
                 wait_until(lambda: "poll" in Path(f"/proc/{running.pid}/wchan").read_text())
-                caller = Traced(running.pid)
+                caller = traced(running.pid)
                 assert caller.pass_calls(2, lambda: False) == 2  # its waiting is over, and it is about to do the next
                 os.kill(stopped, signal.SIGCONT)
                 time.sleep(0.2)
@@ -468,10 +474,6 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> str:
         "group.ANNOUNCED_FOR = serve.ANNOUNCED_FOR = 1.0\n"
     )
     return str(write_program(tmp_path_factory.mktemp("impatient") / "containerd-shim-looking-v1", before))
-
-
-def traces_of(path: str) -> list[str]:
-    return [each for each in (path, f"{path}.lock") if os.path.lexists(each)]
 
 
 def test_a_shim_whose_container_never_comes_goes_away_by_itself(impatient: str) -> None:
@@ -584,13 +586,13 @@ def test_a_thousand_callers_at_once_are_all_answered(program: Path) -> None:
             answers = ask_at_once(made, program, containers * (STARTS // 10))
             assert {answer[:1] for answer in answers} == {b"A"}
             replies = [decode_reply(answer[1:]) for answer in answers]
-            addresses = {reply.stdout.decode() for reply in replies if reply and reply.status == 0}
+            printed = {reply.stdout.decode() for reply in replies if reply and reply.status == 0}
             assert None not in replies
-            assert len(addresses) == 10
+            assert len(printed) == 10
             assert zygote_of(program) == zygote
             give_up(made, first, *containers)
-            for address in addresses:
-                await shut_down(address.removeprefix("unix://"))
+            for each in printed:
+                await shut_down(each.removeprefix("unix://"))
 
     asyncio.run(scenario())
 
