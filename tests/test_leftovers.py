@@ -267,6 +267,19 @@ def test_a_socket_that_another_listens_on_is_theirs(scope: Scope) -> None:
         assert_clean(before, timeout=0)
 
 
+def test_a_lock_is_whose_socket_is_beside_it(scope: Scope) -> None:
+    before = Leftovers.snapshot(scope)
+    path = os.path.join(scope.socket_directory, "theirs")
+    lock = Path(f"{path}.lock")
+    lock.touch()
+    assert_left(before, f"socket: {lock} (listening: nobody)")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        assert_clean(before, timeout=0.2)
+    os.unlink(path)
+    lock.unlink()
+
+
 def test_a_socket_that_our_process_listens_on_is_seen_as_ours(scope: Scope) -> None:
     before = Leftovers.snapshot(scope)
     path = os.path.join(scope.socket_directory, "ours")

@@ -213,7 +213,7 @@ def _socket_items(scope: Scope, ours: set[int]) -> Iterator[Item]:
         return
     holders = _listeners()
     for path in (os.path.join(scope.socket_directory, name) for name in names):
-        pids = holders.get(path, set())
+        pids = holders.get(path.removesuffix(".lock"), set())  # a group's lock is whose socket is beside it
         if not pids or pids & ours:
             yield Item("socket", path, bool(pids), f"{path} (listening: {sorted(pids) or 'nobody'})")
 

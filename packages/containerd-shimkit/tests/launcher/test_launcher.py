@@ -134,6 +134,52 @@ def test_what_died_with_its_input_is_an_error(launcher: Any, zygote: Make, rest:
     assert launcher.slow_runs() == []
 
 
+LARGE = {f"V{number}": "x" * 100_000 for number in range(9)}  # more than a socket holds
+
+
+def before_it_has_all(*pieces: bytes) -> Callable[[socket.socket], None]:
+    """Answer when the first byte has come, and close a connection on which there is more."""
+
+    def script(connection: socket.socket) -> None:
+        assert connection.recv(1)
+        for piece in pieces:
+            connection.sendall(piece)
+
+    return script
+
+
+@pytest.mark.parametrize("environment", [{}, LARGE], ids=["sent", "being sent"])
+@pytest.mark.parametrize("committed", [b"", COMMITTED])
+def test_an_answer_that_comes_before_the_request_is_read_counts(
+    launcher: Any, scripted: Make, committed: bytes, environment: dict[str, str]
+) -> None:
+    with scripted(before_it_has_all(ACCEPTED + committed + DONE)):
+        assert outcome(launcher.run("start", data=b"input", env=environment)) == (0, b"unix:///s/1")
+    assert launcher.slow_runs() == []
+
+
+@pytest.mark.parametrize("environment", [{}, LARGE], ids=["sent", "being sent"])
+@pytest.mark.parametrize("rest", [b"", DONE[:-1]], ids=["nothing", "half"])
+def test_a_connection_that_is_reset_after_input_was_read_is_an_error(
+    launcher: Any, scripted: Make, rest: bytes, environment: dict[str, str]
+) -> None:
+    with scripted(before_it_has_all(ACCEPTED + COMMITTED, rest)):
+        done = launcher.run("start", data=b"input", env=environment)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"was killed in the middle of it; try again" in done.stderr
+    assert launcher.slow_runs() == []
+
+
+@pytest.mark.parametrize("environment", [{}, LARGE], ids=["sent", "being sent"])
+@pytest.mark.parametrize("answer", [b"", ACCEPTED, ACCEPTED + DONE[:-1]], ids=["nothing", "accepted", "half"])
+def test_a_connection_that_is_reset_before_is_done_slowly(
+    launcher: Any, scripted: Make, answer: bytes, environment: dict[str, str]
+) -> None:
+    with scripted(before_it_has_all(answer)):
+        assert outcome(launcher.run("start", data=b"input", env=environment)) == SLOW
+    assert len(launcher.slow_runs()) == 1
+
+
 def test_a_zygote_that_hangs_is_left_after_a_second(launcher: Any) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(launcher.socket)

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 from containerd_shimkit.errors import InvalidArgumentError
-from containerd_shimkit.linux.rlimits import RLIM_INFINITY, RLIMITS, set_rlimit
+from containerd_shimkit.linux.rlimits import (
+    RLIM_INFINITY,
+    RLIMITS,
+    raise_descriptor_limit,
+    restore_descriptor_limit,
+    set_rlimit,
+)
 
 
 def test_the_numbers_are_the_kernels() -> None:
@@ -45,5 +51,19 @@ def test_what_the_kernel_refuses_is_named(in_child: Callable[[Callable[[], objec
     def work() -> None:
         with pytest.raises(OSError, match=r"prlimit64: Invalid argument \(RLIMIT_CORE, soft 2, hard 1\)"):
             set_rlimit("RLIMIT_CORE", 2, 1)
+
+    in_child(work)
+
+
+def test_a_limit_that_is_raised_by_a_process_and_its_child_is_restored_to_the_first(
+    in_child: Callable[[Callable[[], object]], None],
+) -> None:
+    def work() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200))
+        for _ in range(2):
+            raise_descriptor_limit()
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (200, 200)
+        restore_descriptor_limit()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (100, 200)
 
     in_child(work)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ def directory(tmp_path: Path) -> Path:
     return made
 
 
-def ask(directory: Path, answer: bytes, *, reads: int = 1 << 20) -> Reply | None:
+def ask(directory: Path, answer: bytes, *, reads: int = 1 << 20, words: Sequence[str] = ()) -> Reply | None:
     """What a caller makes of a zygote that reads at most so much and answers *answer*."""
     zygote = Zygote(str(directory))
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
@@ -39,7 +39,7 @@ def ask(directory: Path, answer: bytes, *, reads: int = 1 << 20) -> Reply | None
         thread = threading.Thread(target=serve)
         thread.start()
         try:
-            return zygote.request(["shim", "start"])
+            return zygote.request(["shim", *words, "start"])
         finally:
             thread.join()
 
@@ -71,6 +71,21 @@ def test_a_request_that_nobody_finishes_is_left_to_the_caller(directory: Path, a
 def test_after_standard_input_was_read_nobody_else_can_do_it(directory: Path, rest: bytes, reads: int) -> None:
     with pytest.raises(UnavailableError, match="try again"):
         ask(directory, ACCEPTED + COMMITTED + rest, reads=reads)
+
+
+@pytest.mark.parametrize("committed", [b"", COMMITTED])
+def test_an_answer_that_comes_while_the_request_is_being_sent_counts(directory: Path, committed: bytes) -> None:
+    more = ["x" * 900_000]  # than a socket holds
+    assert ask(directory, ACCEPTED + committed + REPLY, reads=1, words=more) == Reply(3, b"out", b"err")
+
+
+def test_after_standard_input_was_read_nobody_else_can_do_what_was_being_sent(directory: Path) -> None:
+    with pytest.raises(UnavailableError, match="try again"):
+        ask(directory, ACCEPTED + COMMITTED, reads=1, words=["x" * 900_000])
+
+
+def test_a_request_that_is_refused_while_it_is_being_sent_is_left_to_the_caller(directory: Path) -> None:
+    assert ask(directory, b"", reads=1, words=["x" * 900_000]) is None
 
 
 def test_where_nobody_listens_there_is_no_reply(directory: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import socket
 import tempfile
@@ -146,16 +147,39 @@ def test_a_local_file_system_is_told_by_its_mount() -> None:
         os.close(root)
 
 
-def test_input_is_at_hand_when_nobody_can_add_to_it() -> None:
+def test_input_is_at_hand_when_nobody_can_add_to_it_and_is_committed_to_before_it_is_read() -> None:
+    seen: list[int] = []
+
+    def ask(stdin: int) -> bytes | None:
+        return input_at_hand(stdin, lambda: seen.append(len(select.select([stdin], [], [], 0)[0])))
+
     with open("/dev/null", "rb") as null:
-        assert input_at_hand(null.fileno()) == b""
+        assert ask(null.fileno()) == b""
     reader, writer = os.pipe()
-    assert input_at_hand(reader) is None, "somebody may still write"
+    assert ask(reader) is None, "somebody may still write"
     os.write(writer, b"options")
-    assert input_at_hand(reader) is None
+    assert ask(reader) is None
     os.close(writer)
-    assert input_at_hand(reader) == b"options"
+    assert seen == []
+    assert ask(reader) == b"options"
+    assert seen == [1], "it was still there"
+    assert ask(reader) == b""
     os.close(reader)
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        assert input_at_hand(ours.fileno()) is None
+        assert ask(ours.fileno()) is None
+    assert seen == [1]
+
+
+def test_input_is_left_to_others_when_its_reader_cannot_commit() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"options")
+    os.close(writer)
+
+    def gone() -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        input_at_hand(reader, gone)
+    assert os.read(reader, 100) == b"options"
+    os.close(reader)

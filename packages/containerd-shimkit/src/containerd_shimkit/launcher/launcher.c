@@ -191,8 +191,9 @@ static bool connect_to(int connection, const char *path, int64_t deadline)
     return true;
 }
 
-/* Send the request; with its first byte go the current directory and standard input. */
-static bool send_request(int connection, int here, int64_t deadline)
+/* Send the request; with its first byte go the current directory and standard input. What cannot be sent need not mean
+ * that there is no answer: that shows when it is read. */
+static void send_request(int connection, int here, int64_t deadline)
 {
     int descriptors[2] = {here, 0};
     union {
@@ -218,11 +219,10 @@ static bool send_request(int connection, int here, int64_t deadline)
         if (done > 0)
             sent += (size_t)done;
         else if (errno != EINTR)
-            return false;
-        if (sent < request_length && now_ms() >= deadline)
-            return false;
+            return;
+        if (now_ms() >= deadline)
+            return;
     }
-    return true;
 }
 
 static bool wait_until_readable(int connection, int64_t deadline)
@@ -289,7 +289,9 @@ static void receive(int connection, int64_t deadline)
     struct reply reply = {0};
     size_t length = 0;
 
-    if (!wait_until_readable(connection, deadline) || !read_more(connection, &length) || answer[0] != 'A')
+    if (!wait_until_readable(connection, deadline))
+        shutdown(connection, SHUT_RD); /* from now on nobody can accept it any more; what has come already counts */
+    if (!read_more(connection, &length) || answer[0] != 'A')
         return;
     for (;;) {
         enum reply_verdict verdict = parse_reply(answer + 1, length - 1, &reply);
@@ -313,8 +315,10 @@ static void ask(const char *path, int here)
     if (connection < 0)
         return;
     if (setsockopt(connection, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) == 0
-        && connect_to(connection, path, deadline) && send_request(connection, here, deadline))
+        && connect_to(connection, path, deadline)) {
+        send_request(connection, here, deadline);
         receive(connection, deadline);
+    }
     close(connection);
 }
 

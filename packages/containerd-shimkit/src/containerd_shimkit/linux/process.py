@@ -95,10 +95,12 @@ def detach(keep: Collection[int]) -> None:
         os.setsid()
     except PermissionError:
         pass  # it leads one already
+    close_descriptors(keep)  # first: there may be none left for what follows
     null = os.open("/dev/null", os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
-    close_descriptors(keep)
+    if null > 2:
+        os.close(null)
 
 
 def close_descriptors(keep: Collection[int], from_fd: int = 3) -> None:

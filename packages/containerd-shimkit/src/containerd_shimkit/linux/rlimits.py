@@ -47,11 +47,15 @@ _descriptor_limit: tuple[int, int] | None = None
 
 
 def raise_descriptor_limit() -> None:
-    """Let this process have as many descriptors as its hard limit allows; `restore_descriptor_limit` undoes it."""
+    """Let this process have as many descriptors as its hard limit allows; `restore_descriptor_limit` undoes it.
+
+    Done by a process and again by what it forks, the limit that there was first counts.
+    """
     global _descriptor_limit  # (a process has one limit, and what it forks must find the old one)
-    _descriptor_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    hard = _descriptor_limit[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if _descriptor_limit is None:
+        _descriptor_limit = limits
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
 
 
 def restore_descriptor_limit() -> None:

@@ -6,6 +6,7 @@ would print is given back, for in a zygote's child there is nothing to print to.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ __all__ = [
     "Service",
     "Shim",
     "failure",
+    "fork_failure",
     "group_socket",
     "open_service",
     "perform",
@@ -95,6 +97,12 @@ def failure(shim: Shim, error: BaseException) -> Reply:
     if isinstance(error, OSError):
         message = f"{error.strerror}: {error.filename or ''}".rstrip(": ")
     return Reply(1, stderr=f"containerd-shim-{shim.name}-v1: {message}\n".encode(errors="replace"))
+
+
+def fork_failure(shim: Shim, error: OSError) -> Reply:
+    """The reply of a `start` whose shim could not be forked."""
+    cure = "; raise the limit of processes (pids.max) of containerd's cgroup" if error.errno == errno.EAGAIN else ""
+    return failure(shim, OSError(error.errno, f"a shim cannot be forked: {error.strerror}{cure}"))
 
 
 def version_text(shim: Shim, program: str) -> bytes:

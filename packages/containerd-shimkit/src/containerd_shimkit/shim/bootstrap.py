@@ -12,8 +12,9 @@ import sys
 from ..errors import InvalidArgumentError, ShimError
 from ..zygote.messages import Reply
 from . import messages
-from .actions import Service, Shim, failure, open_service, perform
+from .actions import Service, Shim, failure, fork_failure, open_service, perform
 from .args import ShimArgs, parse_args
+from .group import remove_dead_socket
 
 __all__ = ["Shim", "main"]
 
@@ -58,8 +59,10 @@ def _do_it_here(shim: Shim, args: ShimArgs) -> Reply:
         try:
             _spawn(shim, outcome.service)
         except OSError as error:
-            os.unlink(outcome.service.listener.getsockname())
-            return failure(shim, error)
+            path = outcome.service.listener.getsockname()
+            outcome.service.listener.close()
+            remove_dead_socket(path)
+            return fork_failure(shim, error)
     return outcome.reply
 
 

@@ -52,8 +52,11 @@ class Zygote:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(_ACCEPT_TIMEOUT)
                 connection.connect(self.path)
-                _send(connection, request)
-                if connection.recv(1) != ACCEPTED:
+                try:
+                    _send(connection, request)
+                except (BrokenPipeError, ConnectionResetError):
+                    pass  # it may have answered before it went
+                if _receive_first(connection) != ACCEPTED:
                     return None
                 connection.settimeout(None)
                 return decode_reply(_read_to_end(connection))
@@ -138,6 +141,15 @@ def _standard_input() -> int:
     except OSError:
         os.open("/dev/null", os.O_RDONLY)  # becomes 0, the lowest free number
     return 0
+
+
+def _receive_first(connection: socket.socket) -> bytes:
+    """The first byte of the answer, if it comes in time; after that nobody can send one any more."""
+    try:
+        return connection.recv(1)
+    except TimeoutError:
+        connection.shutdown(socket.SHUT_RD)
+        return connection.recv(1)  # what has come before
 
 
 def _read_to_end(connection: socket.socket) -> bytes:

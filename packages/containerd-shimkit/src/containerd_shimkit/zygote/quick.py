@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import select
 import stat
+from collections.abc import Callable
 from datetime import datetime, timezone
 from functools import lru_cache
 from typing import Final
@@ -32,8 +33,11 @@ _MAX_CONFIG: Final = 1 << 20
 _PIPE: Final = 1 << 16  # what a pipe holds: no more can be there without its writer
 
 
-def input_at_hand(stdin: int) -> bytes | None:
-    """All that there ever will be on standard input, if that is known without waiting; else None."""
+def input_at_hand(stdin: int, commit: Callable[[], object]) -> bytes | None:
+    """All that there ever will be on standard input, if that is known without waiting; else None.
+
+    *commit* is called before anything is read, for nobody can read it again.
+    """
     status = os.fstat(stdin)
     if stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3):
         return b""  # /dev/null
@@ -44,7 +48,10 @@ def input_at_hand(stdin: int) -> bytes | None:
     events = dict(poll.poll(0)).get(stdin, 0)
     if not events & select.POLLHUP:
         return None  # somebody may still write to it
-    return os.read(stdin, _PIPE) if events & select.POLLIN else b""
+    if not events & select.POLLIN:
+        return b""
+    commit()
+    return os.read(stdin, _PIPE)
 
 
 def start_outcome(shim: Shim, args: ShimArgs, directory: int, data: bytes) -> Outcome | None:
@@ -52,9 +59,9 @@ def start_outcome(shim: Shim, args: ShimArgs, directory: int, data: bytes) -> Ou
 
     *data* is what stood on standard input. None for what has to be done by a child: anything that is not as usual.
     """
-    if not _is_local(directory):
-        return None
     try:
+        if not _is_local(directory):
+            return None
         request = parse_start_input(data, args.id, args.namespace)
         path = group_socket(shim, args, _read(directory, "config.json", _MAX_CONFIG), "config.json", request)
         if os.path.dirname(path) != DEFAULT_SOCKET_DIR or not os.path.isdir(DEFAULT_SOCKET_DIR):

@@ -16,6 +16,7 @@ import gc
 import importlib
 import marshal
 import os
+import resource
 import select
 import signal
 import socket
@@ -29,9 +30,11 @@ from typing import Final, cast
 
 from ..errors import ShimError
 from ..linux import process
-from ..shim.actions import Outcome, Service, Shim, failure, perform, runtime_info, version_text
+from ..linux.rlimits import raise_descriptor_limit
+from ..shim.actions import Outcome, Service, Shim, failure, fork_failure, perform, runtime_info, version_text
 from ..shim.args import ShimArgs, parse_args
 from ..shim.bootstrap import log_failure
+from ..shim.group import remove_dead_socket
 from ..shim.messages import MAX_INPUT_BYTES, shim_title
 from . import messages
 from .client import ensure_directory, say_ready
@@ -47,6 +50,8 @@ _IDLE_SECONDS: Final = 3600.0  # after the last of its shims has gone
 _QUIET: Final = 0.3  # seconds without a caller after which there is time for a rehearsal
 _TICK: Final = 60.0  # seconds between two looks at whether it is needed still
 _REQUEST_SECONDS: Final = 2.0  # that a caller has for sending its request
+_FULL: Final = 0.01  # seconds to wait when there is no room for a caller
+_SPARE: Final = 32  # descriptors that it needs for its own work at most
 _UCRED: Final = struct.Struct("3i")
 _ROOM: Final = socket.CMSG_SPACE(messages.DESCRIPTORS * 4)
 _PIECE: Final = 1 << 16
@@ -61,7 +66,8 @@ def run_zygote(shim: Shim, path: str) -> int:
     os.chdir("/")
     os.umask(0o077)
     _import_asyncio_without_tls()
-    importlib.import_module("containerd_shimkit.shim.rehearsal")  # imports are closed after this
+    for name in ("shim.rehearsal", "container.cleanup"):  # a child's `delete` needs that; imports are closed after this
+        importlib.import_module(f"containerd_shimkit.{name}")
     from ..shim.serve import prepare
 
     fixed = _fixed_texts(shim)
@@ -72,6 +78,7 @@ def run_zygote(shim: Shim, path: str) -> int:
         os.write(2, b"its context is another than its caller's\n")
         return 1
     identity.add_loaded()
+    raise_descriptor_limit()  # each caller takes three; a container gets the limit that was there
     zygote = _Zygote(shim, path, fixed, identity)
     _settle_memory()
     process.set_name("shim-zygote")
@@ -128,8 +135,9 @@ class _Caller:
         self._since = time.monotonic()
 
     @property
-    def is_late(self) -> bool:
-        return time.monotonic() - self._since > _REQUEST_SECONDS
+    def left(self) -> float:
+        """Seconds that are left for its request; 0 when they are over."""
+        return max(0.0, self._since + _REQUEST_SECONDS - time.monotonic())
 
     @property
     def directory(self) -> int:
@@ -143,13 +151,14 @@ class _Caller:
         """Take what has come; whether the request is whole. Raises: OSError, ShimError, EOFError."""
         while True:
             try:
-                data, ancillary, _flags, _address = self.connection.recvmsg(_PIECE, _ROOM, socket.MSG_CMSG_CLOEXEC)
+                data, ancillary, flags, _address = self.connection.recvmsg(_PIECE, _ROOM, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 return False
             for level, kind, content in ancillary:
                 if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                     self._descriptors += array.array("i", content[: len(content) - len(content) % 4])
-            if not data:
+            # what has been cut was more than belongs here, or than this process may have open
+            if not data or flags & socket.MSG_CTRUNC or len(self._descriptors) > messages.DESCRIPTORS:
                 raise EOFError
             self.data += data
             if len(self.data) < messages.HEADER_SIZE:
@@ -177,6 +186,7 @@ class _Zygote:
         self._listener = _listen(path)
         self._own = os.stat(path)
         self._fixed = fixed  # what -v and -info print
+        self._most_callers = _most_callers()
         self._poll = select.poll()
         self._coming: dict[int, _Caller] = {}
         self._accepted: deque[tuple[_Caller, Request]] = deque()
@@ -187,14 +197,14 @@ class _Zygote:
     def run(self) -> None:
         """Serve until nobody needs this zygote, or it is not the current one."""
         woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.signal(signal.SIGCHLD, _note)
-        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        _wake_at_ends(waker)
         self._poll.register(self._listener, select.POLLIN)
         self._poll.register(woken, select.POLLIN)
         while not self._is_over:
-            ready = self._poll.poll((_TICK if self._is_rehearsed else _QUIET) * 1000)
+            ready = self._poll.poll(self._patience() * 1000)
             if not ready and not self._is_rehearsed:
                 self._rehearse()
+                _wake_at_ends(waker)  # an event loop that ends takes that away
             for descriptor, _events in ready:
                 if descriptor == woken:
                     os.read(woken, _PIECE)
@@ -208,23 +218,37 @@ class _Zygote:
             self._look_around()
         self._let_go()
 
+    def _patience(self) -> float:
+        """For how many seconds nothing has to be done, if nothing happens."""
+        quiet = _TICK if self._is_rehearsed else _QUIET
+        oldest = next(iter(self._coming.values()), None)
+        return quiet if oldest is None else min(quiet, oldest.left)
+
     def _rehearse(self) -> None:
         """Do now, while nobody asks for anything, what the first children would be slower for."""
         self._is_rehearsed = True
         from ..shim.rehearsal import rehearse
 
-        rehearse()
+        try:
+            rehearse()
+        except Exception:
+            # no room for a file, no descriptor left: its children are slower, and that is all
+            return
         _settle_memory()
 
     def _accept(self) -> None:
         while True:
+            if len(self._coming) + len(self._accepted) >= self._most_callers:
+                if not self._accepted:
+                    time.sleep(_FULL)  # all of them are slow, and let go in their time
+                return
             try:
                 connection, _address = self._listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
-                    time.sleep(0.01)  # children hold none of ours: it passes
+                    time.sleep(_FULL)  # children hold none of ours: it passes
                 return
             connection.setblocking(False)
             if not _is_our_own(connection):
@@ -265,17 +289,18 @@ class _Zygote:
 
     def _serve(self, caller: _Caller, request: Request) -> None:
         """Answer; with a child, where one is needed, be it to serve or to do all of it."""
-        data: bytes | None = None
+        self._idle_since = time.monotonic()
+        data, outcome = None, None
         try:
             args = parse_args(request.words[1:])
             if args.action == "start":
-                data = self._read_input(caller)
+                data = input_at_hand(caller.stdin, lambda: caller.connection.send(messages.COMMITTED))
             outcome = self._outcome_at_once(args, caller, data)
         except ShimError as error:
             args, outcome = ShimArgs(), Outcome(failure(self._shim, error))
         except OSError:
-            args, outcome = ShimArgs(), None
-        self._idle_since = time.monotonic()
+            caller.close()  # gone before its input was read
+            return
         try:
             if outcome is None:
                 self._fork(lambda: self._be_child(caller, request, args, data))
@@ -291,26 +316,21 @@ class _Zygote:
             caller.close()
 
     def _refuse(self, caller: _Caller, error: OSError) -> None:
-        cure = "; raise the limit of processes (pids.max) of containerd's cgroup" if error.errno == errno.EAGAIN else ""
-        why = OSError(error.errno, f"the zygote cannot fork a shim: {error.strerror}{cure}")
         try:
-            _send_reply(caller.connection, failure(self._shim, why))
+            _send_reply(caller.connection, fork_failure(self._shim, error))
         except OSError:
             pass  # the caller is gone
 
-    def _read_input(self, caller: _Caller) -> bytes | None:
-        """The caller's standard input, if it is all there; else None: a child can wait for it."""
-        data = input_at_hand(caller.stdin)
-        if data:
-            caller.connection.send(messages.COMMITTED)  # nobody can read it again
-        return data
-
     def _outcome_at_once(self, args: ShimArgs, caller: _Caller, data: bytes | None) -> Outcome | None:
+        """What needs no child; None for what does, be it because no descriptor is left here. Raises: ShimError."""
         version, info = self._fixed
         if args.version or args.info:
             return Outcome(Reply(0, version if args.version else info))
         if args.action == "delete":
-            response = delete_response(args.bundle, caller.directory)
+            try:
+                response = delete_response(args.bundle, caller.directory)
+            except OSError:
+                return None
             return None if response is None else Outcome(Reply(0, response))
         if args.action == "start" and data is not None:
             return start_outcome(self._shim, args, caller.directory, data)
@@ -321,10 +341,11 @@ class _Zygote:
         try:
             self._fork(lambda: self._be_shim(service, caller, request))
         except OSError:
-            os.unlink(service.listener.getsockname())
-            raise
-        finally:
+            path = service.listener.getsockname()
             service.listener.close()
+            remove_dead_socket(path)
+            raise
+        service.listener.close()
 
     def _fork(self, live: Callable[[], int]) -> None:
         if os.fork() == 0:
@@ -363,7 +384,7 @@ class _Zygote:
             self._idle_since = time.monotonic()
 
     def _look_around(self) -> None:
-        for caller in [each for each in self._coming.values() if each.is_late]:
+        for caller in [each for each in self._coming.values() if not each.left]:
             self._forget(caller)
             caller.close()
         idle = not self._children and time.monotonic() - self._idle_since > _IDLE_SECONDS
@@ -439,9 +460,22 @@ def _listen(path: str) -> socket.socket:
     return listener
 
 
+def _most_callers() -> int:
+    """How many callers it has room for at once, each with a connection and two descriptors; the others wait."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    room = limit if limit != resource.RLIM_INFINITY else 1 << 20
+    return max(1, (room - len(os.listdir("/proc/self/fd")) - _SPARE) // (1 + messages.DESCRIPTORS))
+
+
 def _is_our_own(connection: socket.socket) -> bool:
     _pid, uid, gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     return (uid, gid) == (os.geteuid(), os.getegid())
+
+
+def _wake_at_ends(waker: int) -> None:
+    """Have something written to *waker* whenever a child ends."""
+    signal.signal(signal.SIGCHLD, _note)
+    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
 
 
 def _note(number: int, frame: object) -> None:
