@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import pickle
 
 import pytest
@@ -11,6 +12,7 @@ from containerd_shim_wasm.context import RuntimeContext
 from containerd_shim_wasm.engine import make_warm
 from containerd_shim_wasm.executor import WasmExecutor
 from containerd_shimkit import NO_TRACE, TraceContext
+from containerd_shimkit.container.executor import EXECUTORS, PlainExecutor
 from containerd_shimkit.oci.spec import Process
 
 
@@ -27,7 +29,8 @@ def no_engine_is_warm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sent(executor: WasmExecutor) -> WasmExecutor:
-    arrived = pickle.loads(pickle.dumps(executor, pickle.HIGHEST_PROTOCOL))
+    name, values = marshal.loads(marshal.dumps(executor.plain()))
+    arrived = EXECUTORS[name](*values)
     assert isinstance(arrived, WasmExecutor)
     return arrived
 
@@ -38,6 +41,7 @@ def test_it_arrives_as_it_was_sent(trace: TraceContext) -> None:
     for engine in engines:
         process = Process(args=("tool.wasm#main", "x"), cwd="/srv", env=("PATH=/bin:/usr/bin", "A=1"))
         executor = WasmExecutor.of("c1", engine, process, trace)
+        assert isinstance(executor, PlainExecutor)
         arrived = sent(executor)
         assert vars(arrived) == vars(executor)
         assert arrived._engine is engine

@@ -12,7 +12,16 @@ from containerd_shimkit import InvalidArgumentError
 from .binary import HEAD_SIZE, FileKind, file_kind
 from .context import RuntimeContext, WasmLayer
 
-__all__ = ["DEFAULT_LAYER_TYPES", "HANDLED_BY_DEFAULT", "Engine", "Settings", "is_warm", "make_warm", "warm_engine"]
+__all__ = [
+    "DEFAULT_LAYER_TYPES",
+    "HANDLED_BY_DEFAULT",
+    "Engine",
+    "Settings",
+    "is_warm",
+    "make_warm",
+    "number_of",
+    "warm_engine",
+]
 
 DEFAULT_LAYER_TYPES: Final = (
     "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm",
@@ -116,7 +125,7 @@ class Engine(ABC):
 
     def __reduce__(self) -> tuple[object, ...]:
         # sent to a helper, which is a copy of the shim: it has the same engines, as warm as here
-        return (warm_engine, (list(_warm.values()).index(self),))
+        return (warm_engine, (number_of(self),))
 
     def version_details(self) -> str:
         """One line about the engine itself for `-v`: its name and version. Called without `warm`."""
@@ -139,6 +148,11 @@ def make_warm(kind: type[Engine], settings: Settings) -> Engine:
         engine.warm()  # before anybody gets it: an engine that failed to warm up is none
         _warm[kind, settings] = engine
     return engine
+
+
+def number_of(engine: Engine) -> int:
+    """The number by which `warm_engine` gives *engine*. Raises: ValueError for one that is not `make_warm`'s."""
+    return list(_warm.values()).index(engine)
 
 
 def warm_engine(number: int) -> Engine:

@@ -6,15 +6,16 @@ import fcntl
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from containerd_shimkit import NO_TRACE, InvalidArgumentError, TraceContext
 from containerd_shimkit.container.channel import Channel
 from containerd_shimkit.container.executor import (
-    Executor,
+    EXECUTORS,
     Found,
     Inside,
     LinuxExecutor,
+    PlainExecutor,
     Preparation,
     candidates,
     environment_of,
@@ -26,7 +27,7 @@ from .binary import HEAD_SIZE, FileKind, file_kind
 from .context import Guest, RuntimeContext
 from .decision import Candidate, Refuse, RunNative, decide
 from .digests import sha256_of
-from .engine import HANDLED_BY_DEFAULT, Engine
+from .engine import HANDLED_BY_DEFAULT, Engine, number_of, warm_engine
 from .loader import wants_digest
 from .paths import Entrypoint, parse_entrypoint
 
@@ -34,6 +35,7 @@ __all__ = ["FAILED", "WasmExecutor"]
 
 FAILED: Final = 137  # what users of wasm shims know as "the guest failed", whatever the reason
 _NEVER_HANDLED: Final = (FileKind.ELF, FileKind.SCRIPT, FileKind.COMPILED)
+_NAME: Final = "wasm"
 _ROOM: Final = 24  # descriptors that an engine's `load` may leave open
 _HASHED_AT_ONCE: Final = 256 * 1024  # bytes: hashing takes less than a second question (0.1 ms)
 
@@ -75,9 +77,10 @@ class WasmExecutor:
         places = [(path, path in native, path in wasm) for path in dict.fromkeys((*native, *wasm))]
         return cls(id, engine, process.args, environment_of(process), places, trace)
 
-    def __reduce__(self) -> tuple[object, ...]:
+    def plain(self) -> tuple[str, tuple[Any, ...]]:
         trace = tuple(getattr(self._trace, each) for each in TraceContext.__match_args__)
-        return (_unpack, (self._id, self._engine, self._args, self._environment, self._places, trace))
+        number = number_of(self._engine)
+        return _NAME, (self._id, number, self._args, self._environment, self._places, trace)
 
     def prepare(self, inside: Inside) -> Preparation:
         """Look the entrypoint up and decide; for wasm, have the shim compile it and the engine load it.
@@ -161,15 +164,19 @@ class WasmExecutor:
         )
 
 
-def _unpack(
+def _from_plain(
     id: str,  # noqa: A002
-    engine: Engine,
+    engine: int,
     args: tuple[str, ...],
     environment: Mapping[str, str],
     places: Sequence[tuple[str, bool, bool]],
     trace: tuple[str, ...],
 ) -> WasmExecutor:
-    return WasmExecutor(id, engine, args, environment, places, TraceContext(*trace) if any(trace) else NO_TRACE)
+    context = TraceContext(*trace) if any(trace) else NO_TRACE
+    return WasmExecutor(id, warm_engine(engine), args, environment, places, context)
+
+
+EXECUTORS[_NAME] = _from_plain
 
 
 def _paths(process: Process, entrypoint: Entrypoint) -> tuple[list[str], list[str]]:
@@ -187,4 +194,4 @@ def _is_open(descriptor: int) -> bool:
     return True
 
 
-_: type[Executor] = WasmExecutor
+_: type[PlainExecutor] = WasmExecutor

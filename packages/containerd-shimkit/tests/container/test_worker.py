@@ -55,9 +55,10 @@ def test_work_is_done_in_another_process_and_its_descriptors_are_kept() -> None:
 
 
 def _write_to_all(data: bytes) -> None:
-    for descriptor in range(3, 64):
-        with contextlib.suppress(OSError):
-            os.write(descriptor, data)
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        if descriptor > 2:
+            with contextlib.suppress(OSError):
+                os.write(descriptor, data)
 
 
 def _raise(error: BaseException) -> Callable[[], None]:

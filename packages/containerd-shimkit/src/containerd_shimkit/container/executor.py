@@ -5,16 +5,27 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from ..errors import InternalError, InvalidArgumentError, PermissionDeniedError
 from ..linux import paths
 from ..oci.spec import Process
 from .channel import Channel, Message
 
-__all__ = ["Executor", "Found", "Inside", "LinuxExecutor", "Preparation", "candidates", "environment_of", "look_up"]
+__all__ = [
+    "EXECUTORS",
+    "Executor",
+    "Found",
+    "Inside",
+    "LinuxExecutor",
+    "PlainExecutor",
+    "Preparation",
+    "candidates",
+    "environment_of",
+    "look_up",
+]
 
 _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -54,11 +65,27 @@ class Executor(Protocol):
     here. `run` runs after the pivot with the container's user and capabilities: it becomes the program by execve(2),
     which closes the channel, or it says "running" on the channel, runs the program and returns its exit status. What
     it raises before either is the reason why Start fails.
+
+    Many are made in the shim and used by an init of another process. One that is a `PlainExecutor` as well costs that
+    init next to nothing; another is pickled, and where that cannot be the shim forks the init itself.
     """
 
     def prepare(self, inside: Inside) -> Preparation: ...
 
     def run(self, channel: Channel) -> int: ...
+
+
+@runtime_checkable
+class PlainExecutor(Executor, Protocol):
+    """An executor that plain values stand for, those that `marshal` knows, in a process that is a copy of the shim."""
+
+    def plain(self) -> tuple[str, tuple[Any, ...]]:
+        """A name in `EXECUTORS`, and the arguments for what is there. Raises: ValueError when that cannot be."""
+        ...
+
+
+EXECUTORS: Final[dict[str, Callable[..., Executor]]] = {}
+"""What makes a `PlainExecutor` anew, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +150,8 @@ class LinuxExecutor:
         places = candidates(process.args[0], process) if process.args else ()  # the plan says what is wrong with that
         return cls(process.args, environment_of(process), tuple(places))
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return (LinuxExecutor, (self._args, self._environment, self._places))
+    def plain(self) -> tuple[str, tuple[Any, ...]]:
+        return "linux", (self._args, self._environment, self._places)
 
     def prepare(self, inside: Inside) -> Preparation:
         """Find the program now, so that a missing one fails Create and not Start."""
@@ -162,3 +189,6 @@ class LinuxExecutor:
                 message += " (its ELF or #! interpreter is missing in the container)"
             kind = PermissionDeniedError if error.errno in (errno.EACCES, errno.EPERM) else InvalidArgumentError
             raise kind(message) from error
+
+
+EXECUTORS["linux"] = LinuxExecutor

@@ -20,6 +20,7 @@ from ..linux.cgroups import CgroupV1
 from ..linux.sibling import fork_sibling
 from ..shim.reaper import Reaper
 from .channel import Channel
+from .executor import EXECUTORS, PlainExecutor
 from .helper import Helper
 from .init import InitTask, report, run_init
 from .steps import Steps
@@ -90,14 +91,15 @@ class Forker:
 
 def _packed(task: InitTask) -> bytes:
     """What *task* is made of, but for its descriptors. Plain values, which an init makes of little memory."""
-    steps, mounts = task.steps, [(each.type, each.source, each.target, each.options) for each in task.rootfs]
+    steps, executor = task.steps, task.executor
+    mounts = [(each.type, each.source, each.target, each.options) for each in task.rootfs]
     return marshal.dumps(
         (
             (steps.rootfs, steps.user, steps.host, steps.root, steps.seal, steps.process),
             dict(task.annotations),
             mounts,
             dict(task.cgroup.paths),
-            pickle.dumps(task.executor, pickle.HIGHEST_PROTOCOL),
+            executor.plain() if isinstance(executor, PlainExecutor) else pickle.dumps(executor),
         )
     )
 
@@ -130,7 +132,7 @@ def _live(life: bytes, descriptors: Sequence[int]) -> NoReturn:
             CgroupV1(cgroup_paths),
             (stdin, stdout, stderr),
             channel,
-            pickle.loads(executor),  # noqa: S301
+            pickle.loads(executor) if isinstance(executor, bytes) else EXECUTORS[executor[0]](*executor[1]),  # noqa: S301
         )
     except BaseException as error:
         report(channel, error)

@@ -43,20 +43,25 @@ def prepare(shim: Shim) -> None:
     pin_libraries()
     close_imports()
     quieten_forks()
+    logging.getLogger().setLevel(logging.INFO)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)  # at debug it tells of itself, not of containers
 
 
 def serve(shim: Shim, service: Service) -> None:
-    """Serve a group's tasks until the last one has gone, in a process that is prepared; returns when it may end."""
+    """Serve a group's tasks until the last has gone, in a process that is prepared and that ends then: what lives in it
+    alone is not taken apart.
+    """
     args, request = service.args, service.request
     handler = BundleLogHandler()
     handler.add(args.id, service.bundle)
-    logging.basicConfig(level=logging.DEBUG if args.debug else logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)  # at debug it tells of itself, not of containers
+    logging.root.handlers[:] = [handler]
+    if args.debug:
+        logging.root.setLevel(logging.DEBUG)
     _set_up_process(shim_cgroup_of(request.options))
     gc.freeze()  # what exists now is shared with every child; a collection there must not touch it
     events = request.bootstrap.containerd_ttrpc_address if request.bootstrap else ""
     serving = _Serving(shim, args, handler, service.listener, events or os.environ.get("TTRPC_ADDRESS", ""))
-    asyncio.run(serving.run())
+    asyncio.new_event_loop().run_until_complete(serving.run())
 
 
 def _set_up_process(shim_cgroup: str) -> None:
