@@ -101,7 +101,7 @@ def programs(stage: Stage, runs: int) -> Section:
                 client.wait(each)
                 client.call("Delete", each)
             delete_ms, _ = command_ms(made, "delete", second, other)
-            client.call("Shutdown", name)
+            client.shut_down(name)
             client.close()
             made.action("delete", name, path)
             return {
@@ -186,7 +186,7 @@ def run_pod(made: DirectShim, args: list[str]) -> dict[str, float]:
     start_ms, address = command_ms(made, "start", name, path)
     client, waiter = TaskClient(address), TaskClient(address)
     measured = Watch(made, client, waiter).run(name, path)
-    client.call("Shutdown", name)
+    client.shut_down(name)
     for connection in (client, waiter):
         connection.close()
     delete_ms, _ = command_ms(made, "delete", name, path)
