@@ -21,7 +21,17 @@ from typing import Any
 from containerd_shimkit.wire import bytes_field
 from measuring.direct import DirectShim, TaskClient, direct_shim
 from measuring.figures import Figure, Section, figures_of, take_turns
-from measuring.programs import FRESH_OUTPUT_END, IMAGE, NATIVE_OURS, NATIVE_RUNC, WASM_OURS, Contender, fresh_module
+from measuring.programs import (
+    EXIT_STATUS,
+    FRESH_OUTPUT_END,
+    IMAGE,
+    NATIVE_OURS,
+    NATIVE_RUNC,
+    NULL,
+    WASM_OURS,
+    Contender,
+    fresh_module,
+)
 from measuring.run import parser_of, run_bench
 from measuring.stage import Stage
 
@@ -56,15 +66,15 @@ def through_ctr(stage: Stage, runs: int) -> Section:
 
     for contender in (WASM_OURS, NATIVE_OURS, NATIVE_RUNC):
         echo_ms(stage, contender)  # once unmeasured: a zygote, compiled code and the page cache are there then
-    found = take_turns(
-        runs,
-        {
-            WASM_OURS.name: lambda: echo_ms(stage, WASM_OURS),
-            NEVER_SEEN: run_fresh,
-            NATIVE_OURS.name: lambda: echo_ms(stage, NATIVE_OURS),
-            NATIVE_RUNC.name: lambda: echo_ms(stage, NATIVE_RUNC),
-        },
-    )
+    contenders: dict[str, Callable[[], float]] = {
+        WASM_OURS.name: lambda: echo_ms(stage, WASM_OURS),
+        NEVER_SEEN: run_fresh,
+        NATIVE_OURS.name: lambda: echo_ms(stage, NATIVE_OURS),
+        NATIVE_RUNC.name: lambda: echo_ms(stage, NATIVE_RUNC),
+    }
+    if stage.programs.null_shim:
+        contenders[NULL.name] = lambda: run_ms(stage, NULL.runtime, NULL.end(), "", EXIT_STATUS)
+    found = take_turns(runs, contenders)
     return Section(CTR, [Figure(CTR, "ms", found)], NATIVE_RUNC.name)
 
 
@@ -73,14 +83,17 @@ def echo_ms(stage: Stage, contender: Contender) -> float:
     return run_ms(stage, contender.runtime, contender.echo("hello"), "hello\n")
 
 
-def run_ms(stage: Stage, runtime: str, args: list[str], expected: str) -> float:
+def run_ms(stage: Stage, runtime: str, args: list[str], expected: str, status: int = 0) -> float:
     """One `ctr run --rm`, from its start to its end, in ms."""
     name = f"run-{time.monotonic_ns()}"
     began = time.monotonic()
-    done = stage.ctd.ctr("run", "--rm", "--runtime", runtime, IMAGE, name, *args, timeout=120)
+    done = stage.ctd.ctr("run", "--rm", "--runtime", runtime, IMAGE, name, *args, timeout=120, check=False)
     took = time.monotonic() - began
-    if not done.stdout.endswith(expected):
-        raise RuntimeError(f"{runtime} of {args} printed {done.stdout!r} and {done.stderr!r}, not {expected!r}")
+    if done.returncode != status or not done.stdout.endswith(expected):
+        raise RuntimeError(
+            f"{runtime} of {args} ended with status {done.returncode} and printed {done.stdout!r} and "
+            f"{done.stderr!r}, not {expected!r}"
+        )
     return took * 1000
 
 

@@ -82,7 +82,7 @@ class TaskClient:
         self.call("Kill", id, varint_field(3, 9))
 
     def shut_down(self, id: str) -> None:  # noqa: A002
-        """Ask the shim to end; one that an earlier call of this has ended by now is no error, nor is it to containerd."""
+        """Ask the shim to end; that an earlier call of this has ended it is no error, nor is it one to containerd."""
         try:
             self.call("Shutdown", id)
         except ConnectionError:
