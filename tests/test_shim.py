@@ -488,6 +488,61 @@ def test_a_filter_is_on_the_program_whoever_it_runs_as(play: Play, no_new_privil
     play(scenario)
 
 
+# what a static program needs, and what the shim does between the filter and the program where new privileges may be had
+_NEEDED = (
+    *(
+        "execve",
+        "brk",
+        "arch_prctl",
+        "set_tid_address",
+        "set_robust_list",
+        "rseq",
+        "prlimit64",
+        "getrandom",
+        "mprotect",
+    ),
+    *("readlink", "readlinkat", "newfstatat", "fstat", "mmap", "munmap", "write", "exit_group", "getuid", "uname"),
+)
+_NEEDED_BEFORE = (
+    *("read", "setgroups", "setresgid", "setresuid", "capget", "capset", "prctl", "chdir", "getcwd", "umask"),
+    *("rt_sigaction", "close", "futex"),
+)
+
+
+@pytest.mark.parametrize(("no_new_privileges", "needed"), [(True, _NEEDED), (False, (*_NEEDED, *_NEEDED_BEFORE))])
+def test_a_profile_need_not_allow_what_only_the_shim_does(
+    play: Play, no_new_privileges: bool, needed: tuple[str, ...]
+) -> None:
+    def change(spec: dict[str, Any]) -> None:
+        spec["linux"]["seccomp"] = {
+            "defaultAction": "SCMP_ACT_ERRNO",
+            "syscalls": [{"names": list(needed), "action": "SCMP_ACT_ALLOW"}],
+        }
+        spec["process"]["noNewPrivileges"] = no_new_privileges
+
+    async def scenario(pod: Pod) -> None:
+        echo = {"/bin/echo": Path(BUSYBOX).read_bytes()}
+        for _ in range(3):  # the third by a helper
+            container = pod.container(["/bin/echo", "hello"], echo, change=change)
+            assert await container.run() == 0, container.stderr
+            assert container.stdout == "hello\n"
+
+    play(scenario)
+
+
+def test_a_profile_that_forbids_what_the_shim_needs_is_named(play: Play) -> None:
+    def change(spec: dict[str, Any]) -> None:
+        spec["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_KILL_PROCESS"}
+        spec["process"]["noNewPrivileges"] = False
+
+    async def scenario(pod: Pod) -> None:
+        container = pod.container(["/bin/echo"], {"/bin/echo": Path(BUSYBOX).read_bytes()}, change=change)
+        with pytest.raises(ShimError, match=r"status 159 .* linux\.seccomp forbids"):
+            await container.create()
+
+    play(scenario)
+
+
 def test_a_filter_is_on_a_guest_too(play: Play) -> None:
     async def scenario(pod: Pod) -> None:
         container = pod.container([WASM], {WASM: SPINNER.bytes}, change=_filtered())

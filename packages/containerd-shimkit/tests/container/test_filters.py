@@ -118,6 +118,34 @@ def test_a_directory_that_cannot_be_written_costs_no_container(fresh: Path, capl
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
+def test_what_another_version_has_compiled_is_not_taken(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = compiles(monkeypatch)
+    ask(PROFILE, fresh)
+    module._held.clear()
+    monkeypatch.setattr(module, "_COMPILER", b"another")
+    ask(PROFILE, fresh)
+    assert len(asked) == 2
+
+
+def test_without_knowing_the_library_nothing_is_kept(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "library_identity", lambda: "")
+    assert ask(PROFILE, fresh) == {compile_filter(seccomp_of(PROFILE))}
+    assert not fresh.exists()
+
+
+def test_the_directory_that_zygotes_share_is_made_as_they_want_it(fresh: Path) -> None:
+    ask(PROFILE, fresh / "filters")
+    assert [each.stat().st_mode & 0o777 for each in (fresh, fresh / "filters")] == [0o700, 0o700]
+
+
+def test_a_directory_of_others_is_neither_read_nor_written(fresh: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fresh.mkdir(mode=0o777)
+    fresh.chmod(0o777)
+    ask(PROFILE, fresh)
+    assert "not a directory of this user's alone; remove it, or give it mode 0700" in caplog.text
+    assert list(fresh.iterdir()) == []
+
+
 def test_a_profile_that_is_none_leaves_nothing(fresh: Path) -> None:
     with pytest.raises(InvalidArgumentError, match=r"linux\.seccomp\.defaultAction"):
         ask({"defaultAction": "x"}, fresh)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pickle
 import signal
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
@@ -123,6 +124,33 @@ def test_an_executor_that_cannot_be_sent_is_forked_by_the_shim_itself(play: Play
     async def scenario(births: Births) -> None:
         for status in range(5):
             assert await births.birth(status, Unpicklable()) == (status, os.getpid())
+
+    play(scenario)
+
+
+class Derived(LinuxExecutor):
+    pass
+
+
+def test_a_derived_executor_arrives_as_what_it_is() -> None:
+    packed = module._executor_packed(Derived(("/app",), {}))
+    assert isinstance(packed, bytes)
+    assert type(pickle.loads(packed)) is Derived
+    assert module._executor_packed(LinuxExecutor(("/app",), {"A": "1"}, ("/bin/app",))) == (
+        "linux",
+        (("/app",), {"A": "1"}, ("/bin/app",)),
+    )
+
+
+def test_an_environment_that_no_message_holds_is_not_sent(play: Play) -> None:
+    async def scenario(births: Births) -> None:
+        for _ in range(3):
+            await births.birth(0)
+        helper = births.helper
+        big = LinuxExecutor(("/app",), {"A": "x" * 200_000})
+        assert await births.birth(4, big) == (4, os.getpid())
+        assert await births.birth(5) == (5, os.getpid())
+        assert births.helper == helper, "it is as good as before"
 
     play(scenario)
 

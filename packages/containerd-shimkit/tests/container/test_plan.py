@@ -81,17 +81,22 @@ FILTER = put("linux.seccomp", {"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SEC
 
 def test_a_filter_comes_last_where_new_privileges_are_ruled_out() -> None:
     plan = plan_of(FILTER)
-    assert plan.process[-1] == op.InstallSeccomp(("SECCOMP_FILTER_FLAG_LOG",))
-    assert with_filter(plan, b"12345678").process == (
-        *plan.process[:-1],
-        op.InstallSeccomp(("SECCOMP_FILTER_FLAG_LOG",), b"12345678"),
-    )
+    assert plan.last == (op.InstallSeccomp(("SECCOMP_FILTER_FLAG_LOG",)),)
+    assert with_filter(plan, b"12345678").last == (op.InstallSeccomp(("SECCOMP_FILTER_FLAG_LOG",), b"12345678"),)
+    assert op.InstallSeccomp not in map(type, plan.process)
 
 
 def test_else_it_comes_before_the_capability_that_it_takes_goes() -> None:
     plan = plan_of(put("linux.seccomp", {"defaultAction": "SCMP_ACT_ALLOW"}), put("process.noNewPrivileges", False))
     assert [type(step) for step in plan.process][-3:] == [op.InstallSeccomp, op.DropPrivileges, op.ChangeDirectory]
     assert plan.process[-3] == op.InstallSeccomp(None)
+    assert with_filter(plan, b"12345678").process[-3] == op.InstallSeccomp(None, b"12345678")
+    assert plan.last == ()
+
+
+def test_an_empty_profile_is_none() -> None:
+    assert plan_of(put("linux.seccomp", {})).last == ()
+    assert plan_of(put("linux.seccomp", {"architectures": ["SCMP_ARCH_X86"]})).last == ()
 
 
 def test_flags_that_no_kernel_has_are_named() -> None:

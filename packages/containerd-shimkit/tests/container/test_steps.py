@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import marshal
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from containerd_shimkit.container import apply as module
@@ -17,16 +17,22 @@ from containerd_shimkit.oci.defaults import default_spec
 from containerd_shimkit.oci.spec import parse_spec
 
 
+def ordinary() -> dict[str, Any]:
+    document = default_spec(["/app"], cgroups_path="/pod/c1")
+    document["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW"}
+    return document
+
+
 def plan_of_ordinary() -> tuple[op.Operation, ...]:
-    plan = plan_container(parse_spec(json.dumps(default_spec(["/app"], cgroups_path="/pod/c1"))), "/bundle")
-    return (*plan.host, *plan.root, *plan.seal, *plan.process)
+    plan = plan_container(parse_spec(json.dumps(ordinary())), "/bundle")
+    return (*plan.host, *plan.root, *plan.seal, *plan.process, *plan.last)
 
 
 def steps_of_ordinary() -> tuple[Step, ...]:
-    plan = plan_container(parse_spec(json.dumps(default_spec(["/app"], cgroups_path="/pod/c1"))), "/bundle")
+    plan = plan_container(parse_spec(json.dumps(ordinary())), "/bundle")
     steps = steps_of(plan)
     assert (steps.rootfs, steps.user) == ("/bundle/rootfs", 0)
-    return (*steps.host, *steps.root, *steps.seal, *steps.process)
+    return (*steps.host, *steps.root, *steps.seal, *steps.process, *steps.last)
 
 
 def test_each_operation_of_a_plan_becomes_a_step_in_its_place() -> None:
@@ -40,6 +46,12 @@ def test_a_step_shows_itself_as_its_operation_does() -> None:
     ]
     assert len(pairs) > 40
     assert [describe(step) for step, _ in pairs] == [str(operation) for _, operation in pairs]
+
+
+def test_capabilities_show_themselves_by_their_names() -> None:
+    (step,) = [each for each in steps_of_ordinary() if each[0] == "DropPrivileges"]
+    assert "bounding=('CAP_CHOWN', 'CAP_DAC_OVERRIDE', " in describe(step)
+    assert "ambient=(), no_new_privileges=True)" in describe(step)
 
 
 def test_steps_are_plain_values() -> None:

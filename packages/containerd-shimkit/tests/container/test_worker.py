@@ -61,6 +61,17 @@ def _write_to_all(data: bytes) -> None:
                 os.write(descriptor, data)
 
 
+def test_who_says_that_it_is_done_and_goes_on_is_ended() -> None:
+    def work() -> None:
+        _write_to_all(b'{"kind": "done"}')
+        time.sleep(60)
+
+    async def scenario(reaper: Reaper) -> None:
+        await run_in_child(work, reaper, what="testing", timeout=10)
+
+    play(scenario)  # which sees that no child is left
+
+
 def _raise(error: BaseException) -> Callable[[], None]:
     def work() -> None:
         raise error
@@ -77,6 +88,9 @@ def _raise(error: BaseException) -> Callable[[], None]:
         (lambda: os._exit(3), AbortedError, "status 3"),
         (lambda: os._exit(0), AbortedError, "status 0"),
         (lambda: _write_to_all(b"{"), AbortedError, "testing failed: .* sent what is no message"),
+        (lambda: _write_to_all(b"[1]"), AbortedError, "testing failed: .* sent what is no message"),
+        (lambda: _write_to_all(b'{"kind": 1}'), AbortedError, "testing failed: .* sent what is no message"),
+        (lambda: _write_to_all(b"[" * 100_000), AbortedError, "testing failed: .* sent what is no message"),
     ],
 )
 def test_what_goes_wrong_there_is_raised_here(work: Callable[[], None], kind: type[Exception], words: str) -> None:

@@ -159,6 +159,17 @@ def test_where_all_is_allowed_newer_calls_are_too() -> None:
     assert module._ENOSYS.to_bytes(4, sys.byteorder) in compile_filter(everything_but())
 
 
+@pytest.mark.parametrize("default", ["SCMP_ACT_LOG", "SCMP_ACT_TRACE"])
+def test_where_nothing_is_refused_newer_calls_are_not_either(default: str) -> None:
+    program = compile_filter(Seccomp(default, 1, rules=everything_but().rules))
+    assert module._ENOSYS.to_bytes(4, sys.byteorder) not in program
+
+
+def test_two_names_of_one_action_are_one_action() -> None:
+    profile = Seccomp("SCMP_ACT_KILL", 1, rules=(Rule(("read",), "SCMP_ACT_KILL_THREAD", 1), *everything_but().rules))
+    assert outcome(profile, succeed) == -signal.SIGSYS
+
+
 def test_rules_for_a_default_without_words_about_errors() -> None:
     profile = seccomp_of(
         {"defaultAction": KILL, "syscalls": [{"names": list(everything_but().rules[0].names), "action": ALLOW}]}

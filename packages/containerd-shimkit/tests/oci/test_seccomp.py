@@ -72,6 +72,7 @@ def test_what_is_absent_has_its_default() -> None:
             InvalidArgumentError,
             r"flags is \['NEW_LISTENER'\]; it must be made of SECCOMP_",
         ),
+        ({"flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]}, UnimplementedError, "WAIT_KILLABLE_RECV"),
         ({"flags": [1]}, InvalidArgumentError, r"flags\[0\] is 1"),
         ({"syscalls": [{**RULE, "names": []}]}, InvalidArgumentError, r"syscalls\[0\].names is \[\]"),
         ({"syscalls": [RULE, {**RULE, "action": "x"}]}, InvalidArgumentError, r"syscalls\[1\].action is 'x'"),

@@ -112,6 +112,8 @@ def _cure(step: Step, error: OSError) -> str:
             return "; lowering it needs CAP_SYS_RESOURCE: set restrict_oom_score_adj = true in containerd's CRI plugin"
         case SetRlimit.__name__ if error.errno == errno.EPERM:
             return "; raising a hard limit needs CAP_SYS_RESOURCE: ask for less, or raise containerd's own limit"
+        case InstallSeccomp.__name__ if error.errno == errno.EACCES:
+            return "; set process.noNewPrivileges, or let the shim have CAP_SYS_ADMIN"
         case InstallSeccomp.__name__ if error.errno == errno.EINVAL:
             return "; this kernel has no seccomp filters, or not with these flags of linux.seccomp"
         case PivotRoot.__name__ if error.errno == errno.EINVAL:

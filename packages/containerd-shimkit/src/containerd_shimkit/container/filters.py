@@ -1,4 +1,4 @@
-"""Compiled seccomp filters, by profile: each is compiled once on a node, in a child, and kept until the next boot.
+"""Compiled seccomp filters, by profile: each is compiled in a child when it is first needed, and kept until a boot.
 
 Compiling takes ten milliseconds, and most containers of a node have the same profile. The files are root's alone, in a
 directory that is gone after a boot; each begins with a digest of the rest, so one that a full disk has cut is none.
@@ -6,6 +6,7 @@ directory that is gone after a boot; each begins with a digest of the rest, so o
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -13,25 +14,36 @@ import os
 import stat
 from collections import OrderedDict
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Final
 
+from ..linux import seccomp
 from ..linux.seccomp import compile_filter, library_identity
+from ..oci import seccomp as profiles
 from ..oci.seccomp import seccomp_of
 from ..shim.reaper import Reaper
 from .worker import Confinement, run_in_child
 
 __all__ = ["DIRECTORY", "filter_of"]
 
+
+def _digest_of(*modules: ModuleType) -> bytes:
+    digest = hashlib.sha256()
+    for module in modules:
+        with open(str(module.__file__), "rb") as file:
+            digest.update(file.read())
+    return digest.digest()
+
+
 _log = logging.getLogger(__name__)
 
+_COMPILER: Final = _digest_of(seccomp, profiles)  # another version's programs are not taken for this one's
 DIRECTORY: Final = "/run/containerd-shimkit/filters"
-_VERSION: Final = b"1"
 _DIGEST_SIZE: Final = 32
 _LONGEST: Final = _DIGEST_SIZE + 8 * 4096
 _MOST_FILES: Final = 256
 _MOST_HELD: Final = 8
 _TIMEOUT: Final = 60.0
-_MEMORY: Final = 1 << 30
 _held: Final[OrderedDict[str, bytes]] = OrderedDict()
 
 
@@ -41,15 +53,16 @@ async def filter_of(profile: Mapping[str, object], reaper: Reaper, directory: st
     Raises: ShimError: InvalidArgumentError, UnimplementedError for the profile, FailedPreconditionError without
     libseccomp.
     """
-    said = json.dumps(profile, separators=(",", ":")).encode()
-    name = hashlib.sha256(_VERSION + library_identity().encode() + b"\0" + said).hexdigest()
+    said, library = json.dumps(profile, separators=(",", ":")).encode(), library_identity().encode()
+    name = hashlib.sha256(b"\0".join((_COMPILER, library, said))).hexdigest()
     program = _held.get(name) or _read(directory, name)
     if program is None:
         program = await _compile(profile, reaper)
         try:
-            _write(directory, name, program)
+            if library:  # else nobody could tell that it has been exchanged
+                _write(directory, name, program)
         except OSError as error:
-            _log.warning("a compiled seccomp filter cannot be kept: %s", error)
+            _log.warning("a compiled seccomp filter cannot be kept for other containers: %s; make room there", error)
     _held[name] = program
     _held.move_to_end(name)
     while len(_held) > _MOST_HELD:
@@ -67,7 +80,7 @@ async def _compile(profile: Mapping[str, object], reaper: Reaper) -> bytes:
             what="compiling the seccomp profile",
             timeout=_TIMEOUT,
             keep=(result,),
-            confinement=Confinement(_MEMORY),
+            confinement=Confinement(memory_bytes=None),  # an engine may have reserved more than any limit
         )
         return os.pread(result, _LONGEST, 0)
     finally:
@@ -96,7 +109,8 @@ def _read(directory: str, name: str) -> bytes | None:
 
 
 def _write(directory: str, name: str, program: bytes) -> None:
-    os.makedirs(directory, mode=0o700, exist_ok=True)
+    for each in (os.path.dirname(directory), directory):
+        _ensure_ours(each)
     _make_room(directory)
     temporary = os.path.join(directory, f".{name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -109,6 +123,18 @@ def _write(directory: str, name: str, program: bytes) -> None:
     except OSError:
         os.unlink(temporary)
         raise
+
+
+def _ensure_ours(directory: str) -> None:
+    """Make a directory that is root's alone, or see that it is one: others would believe what they find in it."""
+    try:
+        os.mkdir(directory, 0o700)
+    except FileExistsError:
+        status = os.stat(directory, follow_symlinks=False)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            raise NotADirectoryError(
+                errno.ENOTDIR, "not a directory of this user's alone; remove it, or give it mode 0700", directory
+            ) from None
 
 
 def _make_room(directory: str) -> None:

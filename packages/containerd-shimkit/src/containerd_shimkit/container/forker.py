@@ -10,7 +10,7 @@ import os
 import pickle
 import socket
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Final, NoReturn
+from typing import Any, ClassVar, Final, NoReturn
 from weakref import WeakKeyDictionary
 
 from ..errors import UnavailableError
@@ -20,7 +20,7 @@ from ..linux.cgroups import CgroupV1
 from ..linux.sibling import fork_sibling
 from ..shim.reaper import Reaper
 from .channel import Channel
-from .executor import EXECUTORS, PlainExecutor
+from .executor import EXECUTORS, Executor, PlainExecutor
 from .helper import Helper
 from .init import InitTask, report, run_init
 from .steps import Steps
@@ -29,6 +29,7 @@ from .worker import fork_child
 __all__ = ["Forker"]
 
 _ALONE: Final = 2  # inits that a shim forks itself
+_MOST_SENT: Final = 120 * 1024  # bytes of a task in one message; an environment may be longer, and is not sent then
 
 
 class Forker:
@@ -67,20 +68,22 @@ class Forker:
         self._forked += 1
         if self._forked > _ALONE:
             try:
-                return await self._fork_by_helper(task, pid_namespace)
+                packed = _packed(task)
+                if len(packed) <= _MOST_SENT:
+                    return await self._fork_by_helper(task, packed, pid_namespace)
             except (UnavailableError, pickle.PicklingError, TypeError, AttributeError, ValueError):
                 # it was killed, or the executor is somebody's own and cannot be sent
                 self._let_helper_go()
         return _fork_in_namespace(pid_namespace, lambda: _fork_init(task))
 
-    async def _fork_by_helper(self, task: InitTask, pid_namespace: str | None) -> int:
+    async def _fork_by_helper(self, task: InitTask, packed: bytes, pid_namespace: str | None) -> int:
         helper = self._helper
         if helper is None or not helper.is_alive or self._helper_generation != self._generation:
             self._let_helper_go()
             helper = self._helper = Helper("shim-forker", _fork_for_parent, self._reaper)
             self._helper_generation = self._generation
         descriptors = (*task.stdio, task.channel.fileno())
-        pid: int = await helper.ask((pid_namespace, _packed(task)), descriptors)
+        pid: int = await helper.ask((pid_namespace, packed), descriptors)
         return pid
 
     def _let_helper_go(self) -> None:
@@ -95,13 +98,20 @@ def _packed(task: InitTask) -> bytes:
     mounts = [(each.type, each.source, each.target, each.options) for each in task.rootfs]
     return marshal.dumps(
         (
-            (steps.rootfs, steps.user, steps.host, steps.root, steps.seal, steps.process),
+            (steps.rootfs, steps.user, steps.host, steps.root, steps.seal, steps.process, steps.last),
             dict(task.annotations),
             mounts,
             dict(task.cgroup.paths),
-            executor.plain() if isinstance(executor, PlainExecutor) else pickle.dumps(executor),
+            _executor_packed(executor),
         )
     )
+
+
+def _executor_packed(executor: Executor) -> tuple[str, tuple[Any, ...]] | bytes:
+    # a class derived from a plain one is another thing than what its base's values would become
+    if isinstance(executor, PlainExecutor) and "plain" in type(executor).__dict__:
+        return executor.plain()
+    return pickle.dumps(executor)
 
 
 def _fork_for_parent(order: tuple[str | None, bytes], descriptors: Sequence[int]) -> int:

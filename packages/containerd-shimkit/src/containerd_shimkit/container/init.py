@@ -13,16 +13,18 @@ import os
 import signal
 import stat
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from .. import errors
 from ..instance import Mount
-from ..linux import mounts, process, rlimits
+from ..linux import mounts, paths, process, rlimits
 from ..linux.cgroups import CgroupV1
 from .apply import Site, apply
 from .channel import Channel, Message
 from .executor import Executor, Inside
+from .operations import FilesystemMount
 from .steps import Step, Steps
 
 __all__ = ["InitTask", "error_from", "error_message", "forget_parent", "report", "run_init"]
@@ -60,10 +62,14 @@ def run_init(task: InitTask) -> NoReturn:
         for target, descriptor in enumerate(task.stdio):
             os.dup2(descriptor, target)
         process.close_descriptors({task.channel.fileno()})
-        _expect(task.channel, "go")
-        _build(task)
+        message, _descriptors = task.channel.receive()
+        if message is None or message["kind"] != "go":
+            raise _ShimGoneError
+        site = _build(task)
         task.channel.send({"kind": "ready"})
-        _expect(task.channel, "start")
+        if not _is_start(task.channel.receive_plain()):
+            raise _ShimGoneError
+        _apply_all(task.steps.last, site)
         status = task.executor.run(task.channel)
     except _ShimGoneError:
         pass
@@ -97,13 +103,11 @@ def forget_parent(keep: Iterable[int]) -> None:
     os.umask(0)
 
 
-def _expect(channel: Channel, kind: str) -> None:
-    message, _descriptors = channel.receive()
-    if message is None or message["kind"] != kind:
-        raise _ShimGoneError
+def _is_start(message: Message | None) -> bool:
+    return message is not None and message["kind"] == "start"
 
 
-def _build(task: InitTask) -> None:
+def _build(task: InitTask) -> Site:
     steps, site = task.steps, Site(task.steps.rootfs, task.cgroup)
     if task.rootfs:
         # in the shim's own mount namespace: containerd's own clean-up must be able to see these mounts
@@ -112,14 +116,26 @@ def _build(task: InitTask) -> None:
     _apply_all(steps.host, site)
     _apply_all(steps.root, site)
     prepared = task.executor.prepare(Inside(site.root_fd, task.annotations, task.channel))
+    _check_threads()
+    own = -1
     if not prepared.procfs:
-        _detach_procfs(site.root_fd)
+        own = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        _detach_planned_procfs(steps.root, site.root_fd)  # first: then there is nothing below it to be hidden
     _apply_all(steps.seal, site)
+    if not prepared.procfs:
+        _detach_procfs(own)
     # the working directory is entered after this: no open directory of the host may be within reach of its path
     process.close_descriptors({task.channel.fileno(), *prepared.keep})
     _give_streams(steps.user)
     rlimits.restore_descriptor_limit()
     _apply_all(steps.process, site)
+    return site
+
+
+def _check_threads() -> None:
+    """Refuse to go on with a thread that an engine has started: capabilities and filters are one thread's own."""
+    if len(os.listdir("/proc/self/task")) != 1:
+        raise errors.InternalError("the engine has started a thread in `load`, which must wait for `run_wasi`")
 
 
 def _give_streams(user: int) -> None:
@@ -145,13 +161,28 @@ def _apply_all(steps: Iterable[Step], site: Site) -> None:
         apply(step, site)
 
 
-def _detach_procfs(root_fd: int) -> None:
-    """Take every procfs out of the new root: a guest with `/` preopened could leave its sandbox by /proc/self/mem."""
-    # the kernel's own name of the root: what we were given may lead there through links
-    below = os.readlink(f"/proc/self/fd/{root_fd}").rstrip("/") + "/"
+def _detach_planned_procfs(steps: Iterable[Step], root_fd: int) -> None:
+    """Take the procfs that the plan has mounted out of the new root again."""
+    for step in steps:
+        if step[:2] != (FilesystemMount.__name__, "proc"):
+            continue
+        with suppress(OSError):  # what is left is found later, and by name
+            descriptor = paths.open_in_root(root_fd, step[3], os.O_PATH | os.O_DIRECTORY)
+            try:
+                mounts.umount(f"/proc/self/fd/{descriptor}", mounts.MNT_DETACH)
+            finally:
+                os.close(descriptor)
+
+
+def _detach_procfs(own: int) -> None:
+    """Take every procfs out of the new root, which is `/` by now, such as those that came along with other mounts.
+
+    A guest with `/` preopened could leave its sandbox by /proc/self/mem. *own* is the host's /proc/self. The host's own
+    mounts are out of sight, of which a node with many containers has so many that to read of them takes milliseconds.
+    """
     found: list[str] = []
     for _ in range(_MOST_MOUNTS):
-        found = [m.mount_point for m in mounts.read_mountinfo("proc") if m.mount_point.startswith(below)]
+        found = [each.mount_point for each in mounts.read_mountinfo("proc", own)]
         if not found:
             return
         # takes off what is on top there: the procfs itself may lie below other mounts, so look again

@@ -46,6 +46,10 @@ _log = logging.getLogger(__name__)
 
 _claimed: set[str] = set()  # cgroups of this process's containers
 _MOUNT_TIMEOUT: Final = 90.0
+_REASONS: Final = {
+    137: "; it may have been killed for its memory limit (linux.resources.memory)",
+    159: "; a system call that linux.seccomp forbids has ended it: see docs/task-api.md for those that are needed",
+}
 
 Answer: TypeAlias = Callable[[Message, Sequence[int]], Awaitable[tuple[Message, Sequence[int]]]]
 """Answers a question of the init's executor. The descriptors that it gets and gives are closed by the caller."""
@@ -281,7 +285,7 @@ class Container:
         status = (await asyncio.shield(self.exited)).status
         return AbortedError(
             f"the init of container {self.id!r} ended with status {status} while it was being made"
-            + ("; it may have been killed for its memory limit (linux.resources.memory)" if status == 137 else "")
+            + _REASONS.get(status, "")
         )
 
     def _ended_early(self) -> ShimError:

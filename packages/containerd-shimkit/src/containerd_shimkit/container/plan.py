@@ -80,10 +80,11 @@ _IPC_SYSCTLS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The steps of a container's init, in four groups; between the second and the third it looks its program up.
+    """The steps of a container's init, in five groups; between the second and the third it looks its program up.
 
     `host`: in the host's mount namespace. `root`: the new root is built. `seal`: what must be read-only or hidden
-    becomes so, and the new root becomes `/`. `process`: the process becomes the unprivileged one that will run.
+    becomes so, and the new root becomes `/`. `process`: the process becomes the unprivileged one that will run. `last`:
+    what is done only when the program is to run, right before it.
     """
 
     process_spec: Process
@@ -93,6 +94,7 @@ class Plan:
     root: tuple[Operation, ...]
     seal: tuple[Operation, ...]
     process: tuple[Operation, ...]
+    last: tuple[Operation, ...]
 
 
 def plan_container(spec: Spec, bundle: str) -> Plan:
@@ -113,15 +115,17 @@ def plan_container(spec: Spec, bundle: str) -> Plan:
         root=tuple(_root_steps(spec, linux, kinds)),
         seal=tuple(_seal_steps(spec, linux)),
         process=tuple(_process_steps(process, linux)),
+        last=tuple(_filter(linux)) if process.no_new_privileges else (),
     )
 
 
 def with_filter(plan: Plan, program: bytes) -> Plan:
     """*plan*, whose container has a filter of system calls, with the compiled *program* of it."""
-    process = tuple(
-        replace(each, program=program) if isinstance(each, InstallSeccomp) else each for each in plan.process
+    process, last = (
+        tuple(replace(each, program=program) if isinstance(each, InstallSeccomp) else each for each in group)
+        for group in (plan.process, plan.last)
     )
-    return replace(plan, process=process)
+    return replace(plan, process=process, last=last)
 
 
 def _required(spec: Spec) -> tuple[Process, Linux]:
@@ -331,9 +335,8 @@ def _process_steps(process: Process, linux: Linux) -> Iterator[Operation]:
     # as root if that is possible, else as the user: a directory of root's alone works either way, as with runc
     yield ChangeDirectory(process.cwd, may_be_denied=True)
     capabilities, user = process.capabilities, process.user
-    filters = [] if linux.seccomp is None else [InstallSeccomp(flags_of(linux.seccomp))]
     if not process.no_new_privileges:
-        yield from filters  # takes a capability that goes next
+        yield from _filter(linux)  # it takes a capability that goes next
     yield DropPrivileges(
         uid=user.uid,
         gid=user.gid,
@@ -347,5 +350,8 @@ def _process_steps(process: Process, linux: Linux) -> Iterator[Operation]:
         no_new_privileges=process.no_new_privileges,
     )
     yield ChangeDirectory(process.cwd)
-    if process.no_new_privileges:
-        yield from filters  # last, so that the profile need not allow what comes before the program
+
+
+def _filter(linux: Linux) -> Iterator[Operation]:
+    if linux.seccomp is not None:
+        yield InstallSeccomp(flags_of(linux.seccomp))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, get_args
 
-from ..linux.capabilities import capability_mask
+from ..linux.capabilities import capability_mask, capability_names
 from . import operations
 from .operations import DropPrivileges, JoinCgroup, Operation
 from .plan import Plan
@@ -35,12 +35,15 @@ class Steps:
     root: tuple[Step, ...]
     seal: tuple[Step, ...]
     process: tuple[Step, ...]
+    last: tuple[Step, ...]
 
 
 def steps_of(plan: Plan) -> Steps:
-    """Take a plan apart. Logs capabilities that this kernel does not know."""
-    host, root, seal, process = (tuple(map(_step, group)) for group in (plan.host, plan.root, plan.seal, plan.process))
-    return Steps(plan.rootfs, plan.process_spec.user.uid, host, root, seal, process)
+    """Take a plan apart. Capabilities that this kernel does not know are left out."""
+    host, root, seal, process, last = (
+        tuple(map(_step, group)) for group in (plan.host, plan.root, plan.seal, plan.process, plan.last)
+    )
+    return Steps(plan.rootfs, plan.process_spec.user.uid, host, root, seal, process, last)
 
 
 def _step(operation: Operation) -> Step:
@@ -58,4 +61,6 @@ def _step(operation: Operation) -> Step:
 def describe(step: Step) -> str:
     """The step as its operation shows itself."""
     name: str = step[0]
+    if name == DropPrivileges.__name__:
+        step = (*step[:5], *map(capability_names, step[5:10]), *step[10:])
     return f"{name}({', '.join(f'{field}={value!r}' for field, value in zip(_FIELDS[name], step[1:], strict=True))})"

@@ -14,7 +14,7 @@ from typing import Final
 from ..errors import AbortedError, DeadlineExceededError, InternalError
 from ..linux import namespaces, process
 from ..shim.reaper import Reaper
-from .channel import Channel
+from .channel import Channel, Message
 from .init import error_from, error_message, forget_parent
 
 __all__ = ["Confinement", "fork_child", "run_in_child"]
@@ -27,7 +27,7 @@ _NOBODY: Final = 65534
 class Confinement:
     """For work on what others wrote: as nobody, without network and new privileges, in a bounded address space."""
 
-    memory_bytes: int
+    memory_bytes: int | None  # None: whatever there is
 
 
 def fork_child() -> int:
@@ -51,8 +51,8 @@ async def run_in_child(
     With a *confinement* the child has lost all privileges before *work* begins.
 
     Raises: the ShimError that *work* raised; DeadlineExceededError; AbortedError when the child was killed. *what*
-    names the work in their messages. When this returns or raises, also when cancelled, the child is gone, or about to
-    be with all of its work behind it: to take its memory apart takes the kernel longer than most of the work.
+    names the work in their messages. When this returns or raises, also when cancelled, the child is gone, or has said
+    that its work is done and been killed: to take its memory apart takes the kernel longer than most of the work.
     """
     ours, theirs = Channel.pair()
     try:
@@ -62,16 +62,17 @@ async def run_in_child(
             _be_worker(work, theirs, keep, confinement, timeout, parent)
         ended = reaper.watch(pid)
         theirs.close()
+        message: Message | None = None
         try:
             message, descriptors = await asyncio.wait_for(ours.receive_async(), timeout)
-        except (asyncio.TimeoutError, asyncio.CancelledError, ValueError) as error:
-            reaper.kill(pid, signal.SIGKILL)
-            await asyncio.shield(ended)
-            if isinstance(error, asyncio.CancelledError):
-                raise
-            if isinstance(error, ValueError):  # what it ran wrote to whatever it found open
-                raise AbortedError(f"{what} failed: the process that did it sent what is no message") from error
+        except asyncio.TimeoutError:
             raise DeadlineExceededError(f"{what} took longer than {timeout:g} s and was given up") from None
+        except ValueError as error:  # what it ran wrote to whatever it found open
+            raise AbortedError(f"{what} failed: the process that did it sent what is no message") from error
+        finally:
+            reaper.kill(pid, signal.SIGKILL)  # it has said its last word, whatever it was
+            if message is None:
+                await asyncio.shield(ended)
     finally:
         ours.close()
         theirs.close()
@@ -112,9 +113,9 @@ def _be_worker(
 
 def _confine(confinement: Confinement, timeout: float) -> None:
     namespaces.unshare(namespaces.CLONE_NEWNET)
-    limit = confinement.memory_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # counts for memory files too, which RLIMIT_AS does not
+    if (limit := confinement.memory_bytes) is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # counts for memory files as well
     seconds = max(1, math.ceil(timeout))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,14 +1,13 @@
 """Capabilities: names, masks (bit n is capability n) and the five sets of the calling thread.
 
-A name that this kernel does not know is left out and reported, as the runtime specification wants it; a capability
-that this process does not have itself cannot be given, and asking for it is an error that names it.
+A name that this kernel does not know is left out, as the runtime specification wants it, and for callers to report; a
+capability that this process does not have itself cannot be given, and asking for it is an error that names it.
 Source: capabilities(7), capset(2), prctl(2); include/uapi/linux/capability.h.
 """
 
 from __future__ import annotations
 
 import errno
-import logging
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -19,6 +18,7 @@ from .libc import last_error, libc, syscall
 __all__ = [
     "CAPABILITIES",
     "capability_mask",
+    "capability_names",
     "drop_bounding",
     "last_capability",
     "permitted_mask",
@@ -27,8 +27,6 @@ __all__ = [
     "set_keep_caps",
     "unknown_capabilities",
 ]
-
-_log = logging.getLogger(__name__)
 
 _NAMES: Final = (
     *("CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID"),
@@ -60,15 +58,18 @@ def last_capability() -> int:
 
 
 def capability_mask(names: Iterable[str]) -> int:
-    """The mask of *names* (`CAP_KILL`); one that this kernel does not know is left out, with a word in the log."""
+    """The mask of *names* (`CAP_KILL`); those that this kernel does not know, `unknown_capabilities`, are left out."""
     mask = 0
     for name in names:
         number = CAPABILITIES.get(name.upper(), _UNKNOWN)
-        if number > last_capability():
-            _log.warning("the capability %s is unknown to this kernel and cannot be given", name)
-        else:
+        if number <= last_capability():
             mask |= 1 << number
     return mask
+
+
+def capability_names(mask: int) -> tuple[str, ...]:
+    """The names of the capabilities in *mask*."""
+    return tuple(map(_name, _numbers(mask)))
 
 
 def unknown_capabilities(names: Iterable[str]) -> tuple[str, ...]:

@@ -103,9 +103,13 @@ def parse_mountinfo(text: str) -> list[MountInfo]:
     return [_parse_line(line) for line in text.split("\n") if line]
 
 
-def read_mountinfo(fstype: str = "") -> list[MountInfo]:
-    """The mounts of this process's mount namespace that are within its root; with *fstype*, those of that type."""
-    with open("/proc/self/mountinfo", "rb") as file:
+def read_mountinfo(fstype: str = "", own: int | None = None) -> list[MountInfo]:
+    """The mounts of this process's mount namespace that are within its root; with *fstype*, those of that type.
+
+    *own* is a descriptor of this process's directory in a procfs, for one that has none in its root.
+    """
+    path = "/proc/self/mountinfo" if own is None else "mountinfo"
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=own), "rb") as file:
         lines = os.fsdecode(file.read()).split("\n")
     # a separator cannot stand elsewhere: in paths and options spaces are escaped
     return [_parse_line(line) for line in lines if line and (not fstype or f" - {fstype} " in line)]

@@ -47,6 +47,11 @@ _OPERATORS: Final = {
     "SCMP_CMP_GT": 6,
     "SCMP_CMP_MASKED_EQ": 7,
 }
+_LETTING_THROUGH: Final = (
+    "SCMP_ACT_ALLOW",
+    "SCMP_ACT_LOG",
+    "SCMP_ACT_TRACE",
+)  # a profile that refuses by its rules alone
 _FLTATR_CTL_NNP, _FLTATR_CTL_OPTIMIZE = 3, 8
 _BINARY_TREE: Final = 2
 _NO_SYSCALL: Final = -1  # __NR_SCMP_ERROR: nobody has heard of it
@@ -105,17 +110,19 @@ def compile_filter(profile: Seccomp) -> bytes:
     Raises: FailedPreconditionError without libseccomp; InvalidArgumentError for a profile that is none.
     """
     library = _Library()
-    context = library.init(_action(profile.default_action, profile.default_errno))
+    default = _action(profile.default_action, profile.default_errno)
+    context = library.init(default)
     if not context:
-        raise InternalError("libseccomp could not make a filter (seccomp_init)")
+        raise InvalidArgumentError(
+            f"linux.seccomp.defaultAction: libseccomp or this kernel does not know {profile.default_action}; choose "
+            "another, or install a newer libseccomp"
+        )
     try:
         library.set(context, _FLTATR_CTL_NNP, 0)  # is for the configuration to say
         library.set(context, _FLTATR_CTL_OPTIMIZE, _BINARY_TREE)  # older ones than 2.5 have none
-        tokens = [library.architecture(name) for name in profile.architectures]
-        for token in tokens:
-            library.add_architecture(context, token)
+        tokens = [library.add_architecture(context, name) for name in profile.architectures]
         for index, rule in enumerate(profile.rules):
-            if (rule.action, rule.errno) == (profile.default_action, profile.default_errno):
+            if _action(rule.action, rule.errno) == default:
                 continue  # the library refuses what changes nothing
             for name in rule.names:
                 _add_rule(library, context, name, rule, index)
@@ -123,7 +130,7 @@ def compile_filter(profile: Seccomp) -> bytes:
     finally:
         library.release(context)
     prefix = b""
-    if profile.default_action != "SCMP_ACT_ALLOW" and profile.default_errno != errno.ENOSYS:
+    if profile.default_action not in _LETTING_THROUGH and profile.default_errno != errno.ENOSYS:
         names = {name for rule in profile.rules for name in rule.names}
         prefix = _answer_newer_calls(library, dict.fromkeys((library.native(), *tokens)), names)
     whole = prefix + program
@@ -234,19 +241,21 @@ class _Library:
     def native(self) -> int:
         return int(self._library.seccomp_arch_native())
 
-    def architecture(self, name: str) -> int:
+    def add_architecture(self, context: int, name: str) -> int:
+        """Add the architecture of the specification's *name*; libseccomp's token for it."""
         token = int(self._library.seccomp_arch_resolve_name(name.removeprefix("SCMP_ARCH_").lower().encode()))
         if token == 0:
             raise InvalidArgumentError(
                 f"linux.seccomp.architectures has {name}, which this node's libseccomp does not know; leave it out, or "
                 "install a newer one"
             )
-        return token
-
-    def add_architecture(self, context: int, token: int) -> None:
         problem = -int(self._library.seccomp_arch_add(context, token))
         if problem not in (0, errno.EEXIST):
-            raise InvalidArgumentError(f"linux.seccomp.architectures: libseccomp refuses one: {os.strerror(problem)}")
+            raise InvalidArgumentError(
+                f"linux.seccomp.architectures has {name}, which libseccomp refuses beside the others "
+                f"({os.strerror(problem)}); leave it out"
+            )
+        return token
 
     def number(self, name: str) -> int:
         return int(self._library.seccomp_syscall_resolve_name(name.encode()))

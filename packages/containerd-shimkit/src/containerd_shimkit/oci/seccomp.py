@@ -110,6 +110,11 @@ def flags_of(values: Mapping[str, object], source: str = "config.json") -> tuple
     if profile.raw_array("flags") is None:
         return None
     flags = profile.texts("flags")
+    if "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" in flags:
+        raise UnimplementedError(
+            f"{source}: linux.seccomp.flags has SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, which is for calls that a "
+            "listener decides on; this version has none"
+        )
     if set(flags) - set(FLAGS):
         raise profile.error("flags", f"made of {', '.join(FLAGS)}")
     return flags

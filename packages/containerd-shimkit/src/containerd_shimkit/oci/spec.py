@@ -311,13 +311,19 @@ def _linux(linux: JsonObject) -> Linux:
         rootfs_propagation=linux.text("rootfsPropagation"),
         uid_mappings=tuple(_id_mapping(mapping) for mapping in linux.children("uidMappings")),
         gid_mappings=tuple(_id_mapping(mapping) for mapping in linux.children("gidMappings")),
-        seccomp=linux.raw_object("seccomp"),
+        seccomp=_seccomp(linux),
         intel_rdt=linux.raw_object("intelRdt"),
         personality=linux.raw_object("personality"),
         time_offsets=linux.raw_object("timeOffsets"),
         memory_policy=linux.raw_object("memoryPolicy"),
         net_devices=linux.raw_object("netDevices"),
     )
+
+
+def _seccomp(linux: JsonObject) -> Mapping[str, object] | None:
+    """The profile; None for an object without an action and a rule, which is runtimes' word for none as well."""
+    found = linux.raw_object("seccomp")
+    return found if found and (found.get("defaultAction") or found.get("syscalls")) else None
 
 
 def _namespaces(namespaces: list[JsonObject]) -> tuple[LinuxNamespace, ...]:

@@ -66,6 +66,7 @@ def start_outcome(shim: Shim, args: ShimArgs, directory: int, data: bytes) -> Ou
         path = group_socket(shim, args, _read(directory, "config.json", _MAX_CONFIG), "config.json", request)
         if os.path.dirname(path) != DEFAULT_SOCKET_DIR or not os.path.isdir(DEFAULT_SOCKET_DIR):
             return None
+        bundle = os.readlink(f"/proc/self/fd/{directory}")
         lock = GroupLock(path)
         if not lock.acquire(blocking=False):
             return None
@@ -85,7 +86,6 @@ def start_outcome(shim: Shim, args: ShimArgs, directory: int, data: bytes) -> Ou
             lock.release(remove=not os.path.lexists(path))
     except (ShimError, OSError):
         return None  # a child will meet the same, and say it with names
-    bundle = os.readlink(f"/proc/self/fd/{directory}")
     service = None if listener is None else Service(args, listener, bundle, request)
     return Outcome(Reply(0, start_answer(request, f"unix://{path}")), service)
 
