@@ -530,6 +530,52 @@ def test_a_profile_need_not_allow_what_only_the_shim_does(
     play(scenario)
 
 
+# as docs/task-api.md has them
+_NEEDED_BY_GUESTS = (
+    *(
+        "openat",
+        "fcntl",
+        "getrandom",
+        "clone3",
+        "clone",
+        "rseq",
+        "mmap",
+        "mprotect",
+        "munmap",
+        "madvise",
+        "rt_sigaction",
+    ),
+    *(
+        "rt_sigprocmask",
+        "sigaltstack",
+        "futex",
+        "epoll_create1",
+        "epoll_ctl",
+        "epoll_wait",
+        "eventfd2",
+        "write",
+        "close",
+    ),
+    "exit_group",
+)
+
+
+@pytest.mark.parametrize("program", [HELLO_WORLD.bytes, COMPONENT_HELLO_WORLD.bytes], ids=["module", "component"])
+def test_a_guest_runs_under_a_profile_of_the_calls_that_any_guest_needs(play: Play, program: bytes) -> None:
+    def change(spec: dict[str, Any]) -> None:
+        spec["linux"]["seccomp"] = {
+            "defaultAction": "SCMP_ACT_ERRNO",
+            "syscalls": [{"names": list(_NEEDED_BY_GUESTS), "action": "SCMP_ACT_ALLOW"}],
+        }
+
+    async def scenario(pod: Pod) -> None:
+        container = pod.container([WASM], {WASM: program}, change=change)
+        assert await container.run() == 0, container.stderr
+        assert "ello" in container.stdout
+
+    play(scenario)
+
+
 def test_a_profile_that_forbids_what_the_shim_needs_is_named(play: Play) -> None:
     def change(spec: dict[str, Any]) -> None:
         spec["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_KILL_PROCESS"}
