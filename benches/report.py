@@ -106,17 +106,21 @@ def body_of(results: Sequence[Result]) -> str:
     for result in results:
         settings = ", ".join(f"{name} {value}" for name, value in result.settings.items())
         took = f"load {result.machine['load before']} before, {result.machine['load after']} after"
-        parts += [f"## {result.bench}", f"{settings}; {took}"]
+        other = [f"{name} {value}" for name, value in _lasting(result).items() if value != results[0].machine.get(name)]
+        parts += [f"## {result.bench}", "; ".join([settings, took, *other])]
         for section in result.sections:
             parts += [f"**{section.title}**", markdown(section)]
     return "\n\n".join(["", *parts, ""])
 
 
 def machine_of(results: Sequence[Result]) -> str:
-    """The machine in a line; what changes from one benchmark to the next is left out."""
+    """The machine of the first, in a line; what changes from one benchmark to the next is left out."""
+    return "; ".join(f"{name} {value}" for name, value in _lasting(results[0]).items()) if results else ""
+
+
+def _lasting(result: Result) -> dict[str, str]:
     changing = ("load before", "load after", "took")
-    described = results[0].machine if results else {}
-    return "; ".join(f"{name} {value}" for name, value in described.items() if name not in changing)
+    return {name: value for name, value in result.machine.items() if name not in changing}
 
 
 def panels_of(results: Sequence[Result]) -> list[Panel]:

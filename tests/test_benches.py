@@ -124,6 +124,16 @@ def test_bars_are_met_missed_or_not_measured() -> None:
     assert "| at most 2.5x |  | not measured |" in bars.table(list(found.values()))
 
 
+def test_what_another_machine_or_python_has_measured_says_so() -> None:
+    load = {"load before": "1", "load after": "2", "took": "3 s"}
+    one, other = (replace(each, machine={**each.machine, **load}) for each in (result_of(), result_of("CPython 3.11.7")))
+    lines = report.body_of([one, other]).splitlines()
+    assert [line for line in lines if "CPython" in line] == [
+        "python CPython 3.12.1",
+        "runs 3; load 1 before, 2 after; python CPython 3.11.7",
+    ]
+
+
 @pytest.mark.parametrize(("python", "is_binding"), [("CPython 3.11.7", False), ("CPython 3.13.0", True)])
 def test_bars_of_memory_bind_from_the_python_on_that_shares_enough(python: str, is_binding: bool) -> None:
     figure = Figure("Pss a container, shim included", "KiB", {"wasm, ours": [4000]})
