@@ -126,7 +126,9 @@ def test_bars_are_met_missed_or_not_measured() -> None:
 
 def test_what_another_machine_or_python_has_measured_says_so() -> None:
     load = {"load before": "1", "load after": "2", "took": "3 s"}
-    one, other = (replace(each, machine={**each.machine, **load}) for each in (result_of(), result_of("CPython 3.11.7")))
+    one, other = (
+        replace(each, machine={**each.machine, **load}) for each in (result_of(), result_of("CPython 3.11.7"))
+    )
     lines = report.body_of([one, other]).splitlines()
     assert [line for line in lines if "CPython" in line] == [
         "python CPython 3.12.1",
