@@ -362,3 +362,25 @@ def test_what_is_not_in_the_way_is_not_warned_of(
         os.symlink(directory, directories[0])
     search_paths[:] = [SearchPath("containerd (pid 2)", tuple(directories))]
     assert [line.split()[0] for line in lines(install())] == ["installed"]
+
+
+def refuse_links(source: str, target: str) -> None:
+    raise OSError(errno.EPERM, "Operation not permitted", source, None, target)
+
+
+def test_a_file_system_without_hard_links_will_do(
+    install: Install, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "link", refuse_links)
+    assert install().exit_code == 0
+    assert [each.name for each in directory.iterdir()] == ["containerd-shim-test-v1"]
+
+
+def test_there_too_who_has_been_faster_stays(
+    install: Install, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = directory / "containerd-shim-test-v1"
+    monkeypatch.setattr(os, "link", refuse_links)
+    monkeypatch.setattr(module, "check_command", lambda command: path.write_text("faster"))
+    assert refusal(install()) == f"error: test: {path} has just been made by somebody else; it is left alone"
+    assert path.read_text() == "faster"

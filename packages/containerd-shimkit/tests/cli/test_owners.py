@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from containerd_shimkit.cli import owners as module
 from containerd_shimkit.cli.owners import package_owning
 
 PackageManager = Callable[[str, Path], None]
@@ -28,6 +30,17 @@ def test_a_link_is_not_what_it_points_to(tmp_path: Path, package_manager: Packag
     package_manager("dpkg", tmp_path / "owned")
     (tmp_path / "link").symlink_to("owned")
     assert package_owning(str(tmp_path / "link")) == ""
+
+
+def test_a_package_manager_that_does_not_answer_is_not_waited_for(
+    tmp_path: Path, package_manager: PackageManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package_manager("rpm", tmp_path / "owned")
+    programs = os.environ["PATH"].split(os.pathsep)[0]
+    (Path(programs) / "dpkg").write_text("#!/bin/sh\nexec /bin/sleep 30\n")
+    (Path(programs) / "dpkg").chmod(0o755)
+    monkeypatch.setattr(module, "_PATIENCE", 0.2)
+    assert package_owning(str(tmp_path / "owned")) == f"rpm: theirs: {tmp_path}/owned"
 
 
 def test_without_a_package_manager_nothing_is_owned(monkeypatch: pytest.MonkeyPatch) -> None:

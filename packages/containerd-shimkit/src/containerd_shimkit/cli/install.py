@@ -205,7 +205,7 @@ def _write(path: str, data: bytes, replacing: bool) -> None:
             if replacing:
                 os.rename(temporary, path)
             else:
-                os.link(temporary, path)  # unlike a rename it fails when somebody has been faster
+                _put_in_free_place(temporary, path)
         finally:
             try:
                 os.unlink(temporary)
@@ -215,6 +215,18 @@ def _write(path: str, data: bytes, replacing: bool) -> None:
         raise AlreadyExistsError(f"{path} has just been made by somebody else; it is left alone") from error
     except OSError as error:  # the temporary file's name would tell nobody anything
         raise OSError(error.errno, error.strerror, directory) from error
+
+
+def _put_in_free_place(temporary: str, path: str) -> None:
+    """Give the file its name, unless somebody has been faster. Raises: FileExistsError; OSError."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
+        os.rename(temporary, path)  # a file system without hard links
 
 
 def warning_about(search_path: SearchPath, directory: str, program: str) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from typing import Final
 
 __all__ = ["package_owning"]
 
 _QUERIES = (("dpkg", "-S"), ("rpm", "-qf"))
+_PATIENCE: Final = 60.0  # seconds
 
 
 def package_owning(path: str) -> str:
@@ -17,9 +19,17 @@ def package_owning(path: str) -> str:
         if not shutil.which(program):
             continue
         for name in {path, os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))}:
-            done = subprocess.run(
-                [program, *options, name], capture_output=True, text=True, errors="replace", check=False, timeout=60
-            )
+            try:
+                done = subprocess.run(
+                    [program, *options, name],
+                    capture_output=True,
+                    text=True,
+                    errors="replace",
+                    check=False,
+                    timeout=_PATIENCE,
+                )
+            except subprocess.TimeoutExpired:
+                break  # its database is locked, say: a word less in a message
             if done.returncode == 0:
                 return f"{program}: {done.stdout.strip()}"
     return ""
