@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import queue
 import signal
 import socket
 import stat
@@ -246,17 +247,21 @@ def test_what_is_beyond_a_zygotes_bounds_is_done_slowly(
 
 
 def test_stopping_and_continuing_the_launcher_changes_nothing(launcher: Any, scripted: Make) -> None:
+    started = queue.Queue[int]()  # it may ask before this thread has its pid
+
     def script(connection: socket.socket) -> None:
         made.take(connection)
+        pid = started.get(timeout=10)
         for _ in range(4):
-            stop_and_continue(running.pid)
+            stop_and_continue(pid)
         connection.sendall(ACCEPTED)
         for _ in range(4):
-            stop_and_continue(running.pid)
+            stop_and_continue(pid)
         connection.sendall(DONE)
 
     with (made := scripted(script)):
         running = launcher.start("start")
+        started.put(running.pid)
         assert running.communicate(timeout=20) == (b"unix:///s/1", b"")
     assert running.returncode == 0
 
