@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Final
 
 from ..linux import seccomp
+from ..linux.own_directory import make_own_directory
 from ..linux.seccomp import compile_filter, library_identity
 from ..oci import seccomp as profiles
 from ..oci.seccomp import seccomp_of
@@ -110,7 +111,10 @@ def _read(directory: str, name: str) -> bytes | None:
 
 def _write(directory: str, name: str, program: bytes) -> None:
     for each in (os.path.dirname(directory), directory):
-        _ensure_ours(each)
+        if not make_own_directory(each, closed=0o022):  # others would have us believe what they put there
+            raise NotADirectoryError(
+                errno.ENOTDIR, "not a directory of this user's alone; remove it, or give it mode 0700", each
+            )
     _make_room(directory)
     temporary = os.path.join(directory, f".{name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -123,18 +127,6 @@ def _write(directory: str, name: str, program: bytes) -> None:
     except OSError:
         os.unlink(temporary)
         raise
-
-
-def _ensure_ours(directory: str) -> None:
-    """Make a directory that is root's alone, or see that it is one: others would believe what they find in it."""
-    try:
-        os.mkdir(directory, 0o700)
-    except FileExistsError:
-        status = os.stat(directory, follow_symlinks=False)
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-            raise NotADirectoryError(
-                errno.ENOTDIR, "not a directory of this user's alone; remove it, or give it mode 0700", directory
-            ) from None
 
 
 def _make_room(directory: str) -> None:

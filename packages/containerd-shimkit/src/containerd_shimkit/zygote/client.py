@@ -10,13 +10,13 @@ import fcntl
 import os
 import signal
 import socket
-import stat
 import sys
 import time
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from ..errors import ShimError
+from ..linux.own_directory import make_own_directory
 from .messages import ACCEPTED, COMMITTED, HEADER_SIZE, MAX_BODY, Reply, decode_reply, encode_request
 from .naming import DIRECTORY, entry_command, socket_path
 
@@ -113,14 +113,8 @@ class Zygote:
 
 def ensure_directory(directory: str) -> None:
     """Make the zygotes' directory, or see that it is ours alone. Raises: OSError."""
-    try:
-        os.mkdir(directory, 0o700)
-    except FileExistsError:
-        status = os.stat(directory, follow_symlinks=False)
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-            raise PermissionError(
-                1, "not a directory of ours alone; remove it, or give it mode 0700", directory
-            ) from None
+    if not make_own_directory(directory, closed=0o077):
+        raise PermissionError(1, "not a directory of ours alone; remove it, or give it mode 0700", directory)
 
 
 def _send(connection: socket.socket, request: bytes) -> None:
