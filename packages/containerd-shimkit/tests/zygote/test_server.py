@@ -16,7 +16,7 @@ from containerd_shimkit.zygote.messages import ACCEPTED, MAX_BODY, decode_reply,
 from .conftest import LivingZygote, Start, header, read_to_end, send
 
 REQUEST = encode_request(["shim", "-v"], {})
-PATIENCE = 2.0  # server._REQUEST_SECONDS
+PATIENCE = 2.0  # caller._REQUEST_SECONDS
 REHEARSED = "server._QUIET = 0.05"
 
 

@@ -10,7 +10,6 @@ The zygote never opens a path that a caller names: it could hang there, and ever
 
 from __future__ import annotations
 
-import array
 import errno
 import gc
 import importlib
@@ -20,7 +19,6 @@ import resource
 import select
 import signal
 import socket
-import struct
 import sys
 import time
 from collections import deque
@@ -37,6 +35,7 @@ from ..shim.bootstrap import log_failure
 from ..shim.group import remove_dead_socket
 from ..shim.messages import MAX_INPUT_BYTES, shim_title
 from . import messages
+from .caller import Caller
 from .client import ensure_directory, say_ready
 from .identity import Identity
 from .messages import Reply, Request
@@ -49,11 +48,8 @@ _BACKLOG: Final = 4096  # the kernel cuts it to net.core.somaxconn
 _IDLE_SECONDS: Final = 3600.0  # after the last of its shims has gone
 _QUIET: Final = 0.3  # seconds without a caller after which there is time for a rehearsal
 _TICK: Final = 60.0  # seconds between two looks at whether it is needed still
-_REQUEST_SECONDS: Final = 2.0  # that a caller has for sending its request
 _FULL: Final = 0.01  # seconds to wait when there is no room for a caller
 _SPARE: Final = 32  # descriptors that it needs for its own work at most
-_UCRED: Final = struct.Struct("3i")
-_ROOM: Final = socket.CMSG_SPACE(messages.DESCRIPTORS * 4)
 _PIECE: Final = 1 << 16
 
 
@@ -123,58 +119,6 @@ def _import_asyncio_without_tls() -> None:
         del sys.modules["ssl"]
 
 
-class _Caller:
-    """One connection whose request is on its way, or has come and waits for its turn."""
-
-    __slots__ = ("_descriptors", "_since", "connection", "data")
-
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
-        self.data = bytearray()
-        self._descriptors: list[int] = []
-        self._since = time.monotonic()
-
-    @property
-    def left(self) -> float:
-        """Seconds that are left for its request; 0 when they are over."""
-        return max(0.0, self._since + _REQUEST_SECONDS - time.monotonic())
-
-    @property
-    def directory(self) -> int:
-        return self._descriptors[0]
-
-    @property
-    def stdin(self) -> int:
-        return self._descriptors[1]
-
-    def receive(self) -> bool:
-        """Take what has come; whether the request is whole. Raises: OSError, ShimError, EOFError."""
-        while True:
-            try:
-                data, ancillary, flags, _address = self.connection.recvmsg(_PIECE, _ROOM, socket.MSG_CMSG_CLOEXEC)
-            except BlockingIOError:
-                return False
-            for level, kind, content in ancillary:
-                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                    self._descriptors += array.array("i", content[: len(content) - len(content) % 4])
-            # what has been cut was more than belongs here, or than this process may have open
-            if not data or flags & socket.MSG_CTRUNC or len(self._descriptors) > messages.DESCRIPTORS:
-                raise EOFError
-            self.data += data
-            if len(self.data) < messages.HEADER_SIZE:
-                continue
-            size = messages.request_size(bytes(self.data[: messages.HEADER_SIZE]))
-            if len(self.data) >= size:
-                if len(self.data) > size or len(self._descriptors) != messages.DESCRIPTORS:
-                    raise EOFError
-                return True
-
-    def close(self) -> None:
-        self.connection.close()
-        while self._descriptors:
-            os.close(self._descriptors.pop())
-
-
 class _Zygote:
     """The listener, its callers, its children."""
 
@@ -188,8 +132,8 @@ class _Zygote:
         self._fixed = fixed  # what -v and -info print
         self._most_callers = _most_callers()
         self._poll = select.poll()
-        self._coming: dict[int, _Caller] = {}
-        self._accepted: deque[tuple[_Caller, Request]] = deque()
+        self._coming: dict[int, Caller] = {}
+        self._accepted: deque[tuple[Caller, Request]] = deque()
         self._children = 0
         self._idle_since = time.monotonic()
         self._is_over = False
@@ -251,15 +195,15 @@ class _Zygote:
                     time.sleep(_FULL)  # children hold none of ours: it passes
                 return
             connection.setblocking(False)
-            if not _is_our_own(connection):
-                connection.close()
+            caller = Caller(connection)
+            if not caller.is_our_own:
+                caller.close()
                 continue
-            caller = _Caller(connection)
             self._coming[connection.fileno()] = caller
             self._poll.register(connection, select.POLLIN)
             self._hear(caller)
 
-    def _hear(self, caller: _Caller) -> None:
+    def _hear(self, caller: Caller) -> None:
         """Take what *caller* has sent; accept its request when it is whole."""
         try:
             if not caller.receive():
@@ -275,7 +219,7 @@ class _Zygote:
         self._forget(caller)
         self._accepted.append((caller, request))
 
-    def _forget(self, caller: _Caller) -> None:
+    def _forget(self, caller: Caller) -> None:
         self._poll.unregister(caller.connection)
         del self._coming[caller.connection.fileno()]
 
@@ -287,7 +231,7 @@ class _Zygote:
         self._is_over = True
         return False
 
-    def _serve(self, caller: _Caller, request: Request) -> None:
+    def _serve(self, caller: Caller, request: Request) -> None:
         """Answer; with a child, where one is needed, be it to serve or to do all of it."""
         self._idle_since = time.monotonic()
         data, outcome = None, None
@@ -315,13 +259,13 @@ class _Zygote:
         finally:
             caller.close()
 
-    def _refuse(self, caller: _Caller, error: OSError) -> None:
+    def _refuse(self, caller: Caller, error: OSError) -> None:
         try:
             _send_reply(caller.connection, fork_failure(self._shim, error))
         except OSError:
             pass  # the caller is gone
 
-    def _outcome_at_once(self, args: ShimArgs, caller: _Caller, data: bytes | None) -> Outcome | None:
+    def _outcome_at_once(self, args: ShimArgs, caller: Caller, data: bytes | None) -> Outcome | None:
         """What needs no child; None for what does, be it because no descriptor is left here. Raises: ShimError."""
         version, info = self._fixed
         if args.version or args.info:
@@ -336,7 +280,7 @@ class _Zygote:
             return start_outcome(self._shim, args, caller.directory, data)
         return None
 
-    def _start_shim(self, service: Service, caller: _Caller, request: Request) -> None:
+    def _start_shim(self, service: Service, caller: Caller, request: Request) -> None:
         """Fork the process that serves. Raises: OSError, with nothing left."""
         try:
             self._fork(lambda: self._be_shim(service, caller, request))
@@ -358,13 +302,13 @@ class _Zygote:
                 os._exit(status)
         self._children += 1
 
-    def _be_child(self, caller: _Caller, request: Request, args: ShimArgs, data: bytes | None) -> int:
+    def _be_child(self, caller: Caller, request: Request, args: ShimArgs, data: bytes | None) -> int:
         connection, stdin = caller.connection, caller.stdin
         _take_place_of(caller, request, {connection.fileno(), stdin})
         connection.setblocking(True)
         return _carry_out(self._shim, args, request.words[0], connection, stdin, data)
 
-    def _be_shim(self, service: Service, caller: _Caller, request: Request) -> int:
+    def _be_shim(self, service: Service, caller: Caller, request: Request) -> int:
         _take_place_of(caller, request, {service.listener.fileno()})
         from ..shim.serve import serve  # which is here since `prepare`
 
@@ -403,7 +347,7 @@ class _Zygote:
         self._listener.close()
 
 
-def _take_place_of(caller: _Caller, request: Request, keep: Collection[int]) -> None:
+def _take_place_of(caller: Caller, request: Request, keep: Collection[int]) -> None:
     """In a child: be as *caller* was: in its directory, with its environment and no descriptors but *keep*."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -465,11 +409,6 @@ def _most_callers() -> int:
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     room = limit if limit != resource.RLIM_INFINITY else 1 << 20
     return max(1, (room - len(os.listdir("/proc/self/fd")) - _SPARE) // (1 + messages.DESCRIPTORS))
-
-
-def _is_our_own(connection: socket.socket) -> bool:
-    _pid, uid, gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return (uid, gid) == (os.geteuid(), os.getegid())
 
 
 def _wake_at_ends(waker: int) -> None:
