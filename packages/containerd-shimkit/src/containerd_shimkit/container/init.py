@@ -62,13 +62,10 @@ def run_init(task: InitTask) -> NoReturn:
         for target, descriptor in enumerate(task.stdio):
             os.dup2(descriptor, target)
         process.close_descriptors({task.channel.fileno()})
-        message, _descriptors = task.channel.receive()
-        if message is None or message["kind"] != "go":
-            raise _ShimGoneError
+        _expect("go", task.channel.receive()[0])
         site = _build(task)
         task.channel.send({"kind": "ready"})
-        if not _is_start(task.channel.receive_plain()):
-            raise _ShimGoneError
+        _expect("start", task.channel.receive_plain())
         _apply_all(task.steps.last, site)
         status = task.executor.run(task.channel)
     except _ShimGoneError:
@@ -103,8 +100,9 @@ def forget_parent(keep: Iterable[int]) -> None:
     os.umask(0)
 
 
-def _is_start(message: Message | None) -> bool:
-    return message is not None and message["kind"] == "start"
+def _expect(kind: str, message: Message | None) -> None:
+    if message is None or message["kind"] != kind:
+        raise _ShimGoneError
 
 
 def _build(task: InitTask) -> Site:

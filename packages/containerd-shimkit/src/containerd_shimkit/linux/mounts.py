@@ -98,9 +98,10 @@ def pivot_root(new: str, old: str) -> None:
         raise OSError(error.errno, error.strerror, new, None, old) from None
 
 
-def parse_mountinfo(text: str) -> list[MountInfo]:
-    """The mounts in *text*, in its order. Raises: ValueError for text that is no mountinfo."""
-    return [_parse_line(line) for line in text.split("\n") if line]
+def parse_mountinfo(text: str, fstype: str = "") -> list[MountInfo]:
+    """The mounts in *text*, in its order; with *fstype*, those of that type. Raises: ValueError for no mountinfo."""
+    # a separator cannot stand elsewhere: in paths and options spaces are escaped
+    return [_parse_line(line) for line in text.split("\n") if line and (not fstype or f" - {fstype} " in line)]
 
 
 def read_mountinfo(fstype: str = "", own: int | None = None) -> list[MountInfo]:
@@ -110,9 +111,7 @@ def read_mountinfo(fstype: str = "", own: int | None = None) -> list[MountInfo]:
     """
     path = "/proc/self/mountinfo" if own is None else "mountinfo"
     with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=own), "rb") as file:
-        lines = os.fsdecode(file.read()).split("\n")
-    # a separator cannot stand elsewhere: in paths and options spaces are escaped
-    return [_parse_line(line) for line in lines if line and (not fstype or f" - {fstype} " in line)]
+        return parse_mountinfo(os.fsdecode(file.read()), fstype)
 
 
 def _parse_line(line: str) -> MountInfo:
