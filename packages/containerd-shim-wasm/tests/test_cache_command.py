@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import os
@@ -18,6 +17,7 @@ from containerd_shim_wasm.cache_command import cache
 from containerd_shim_wasm.cache_entry import EntryName
 from containerd_shim_wasm.compile_cache import CompileCache
 from containerd_shim_wasm.loader import compile_guest
+from containerd_shimkit.shim.reaper import run_collecting
 
 DAY = 86400
 
@@ -214,7 +214,7 @@ def test_a_program_that_was_warmed_is_not_compiled_by_a_shim(
     monkeypatch.setattr(Upper, "precompile", lambda *_: pytest.fail("compiled again"))
     shim = Upper(Settings(compile_cache_directory=str(directory)))
     with open(tmp_path / "a.wasm", "rb") as file:
-        code = asyncio.run(compile_guest(shim, file.fileno(), hashlib.sha256(b"one").hexdigest()))
+        code = run_collecting(compile_guest(shim, file.fileno(), hashlib.sha256(b"one").hexdigest()))
     assert code is not None
     assert os.pread(code, 10, 0) == b"ONE"
     os.close(code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -230,7 +229,9 @@ def _load_engine(name: str, directory: str) -> Engine:
 
 def _warm(engine: Engine, path: str) -> str:
     """Have the program at *path* in the cache; what had to be done for it. Raises: ShimError, CacheError, OSError."""
-    from .loader import cache_of, compile_guest, entry_name  # dear: they import asyncio's world
+    from containerd_shimkit.shim.reaper import run_collecting  # dear, as the next: they import asyncio's world
+
+    from .loader import cache_of, compile_guest, entry_name
 
     kept = cache_of(engine.settings)
     assert kept is not None, "default settings ask for a cache"
@@ -239,7 +240,7 @@ def _warm(engine: Engine, path: str) -> str:
         if kept.is_verified(name):
             return "is there already"
         began = time.monotonic()
-        code = asyncio.run(compile_guest(engine, file.fileno(), name.digest))
+        code = run_collecting(compile_guest(engine, file.fileno(), name.digest))
         if code is not None:
             os.close(code)
     if not kept.is_verified(name):

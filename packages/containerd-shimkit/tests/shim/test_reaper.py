@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 
-from containerd_shimkit.shim.reaper import Reaper
+from containerd_shimkit.shim.reaper import Reaper, run_collecting
 
 
 def play(scenario: Callable[[Reaper], Awaitable[None]]) -> None:
@@ -72,3 +72,18 @@ def test_a_signal_reaches_a_watched_child_and_never_a_pid_that_was_collected() -
         assert not reaper.kill(pid, signal.SIGKILL)
 
     play(scenario)
+
+
+def test_a_program_that_is_no_shim_ends_with_its_children_collected_and_the_signal_given_up() -> None:
+    async def work() -> int:
+        pid = os.fork()
+        if pid == 0:
+            signal.pause()
+        Reaper.current().watch(pid)
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    pid = run_collecting(work())
+    assert not os.path.exists(f"/proc/{pid}")
+    assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+    assert signal.set_wakeup_fd(-1) == -1

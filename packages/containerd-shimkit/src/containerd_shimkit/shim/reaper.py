@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Generator
+from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 from weakref import WeakKeyDictionary
 
 from ..instance import ExitStatus
 
-__all__ = ["Reaper"]
+__all__ = ["Reaper", "run_collecting"]
+
+T = TypeVar("T")
 
 
 class Reaper:
@@ -47,6 +49,12 @@ class Reaper:
     def stop(self) -> None:
         """Stop collecting; what still lives is left alone."""
         asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
+
+    async def finish(self) -> None:
+        """Wait for all that are watched, and stop."""
+        while self._watched:
+            await asyncio.wait(self._watched.values())
+        self.stop()
 
     def watch(self, pid: int) -> asyncio.Future[ExitStatus]:
         """A future of the end of the child *pid*, to be asked for before control goes back to the loop."""
@@ -91,6 +99,23 @@ class Reaper:
                 self._early[pid] = ended
             elif not future.done():
                 future.set_result(ended)
+
+
+def run_collecting(main: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run` for a program that is no shim but forks as one does: its children are collected to the end.
+
+    Those that are watched have ended when it returns. asyncio closes what a signal writes to before it gives up the
+    signal: a child that ended in between would have Python complain of a bad descriptor.
+    """
+
+    async def whole() -> T:
+        reaper = Reaper.current()
+        try:
+            return await main
+        finally:
+            await reaper.finish()
+
+    return asyncio.run(whole())
 
 
 def exit_status_of(wait_status: int) -> int:
