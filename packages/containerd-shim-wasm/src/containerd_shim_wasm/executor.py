@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from containerd_shimkit import NO_TRACE, InvalidArgumentError, TraceContext
-from containerd_shimkit.container.channel import Channel
+from containerd_shimkit.container.channel import Line
 from containerd_shimkit.container.executor import (
     EXECUTORS,
     Found,
@@ -113,18 +113,18 @@ class WasmExecutor:
             answer, given = inside.ask({"compile": found.path, "digest": sha256_of(program)}, [program])
         return Guest(given[0], compiled=True) if answer["compiled"] else Guest(program)
 
-    def run(self, channel: Channel) -> int:
+    def run(self, line: Line) -> int:
         """Run the guest; why it failed goes to its own stderr and, for the log, to the shim."""
         if self._native is not None:
-            return self._native.run(channel)
+            return self._native.run(line)
         assert self._context is not None, "prepare has not been called"
-        channel.send({"kind": "running"})
+        line.send({"kind": "running"})
         try:
             return self._engine.run_wasi(self._context) & 0xFF
         except BaseException as error:
             message = f"{self._context.entrypoint.arg0}: {str(error).strip() or type(error).__name__}"
             os.write(2, f"{message}\n".encode(errors="replace"))
-            channel.send({"kind": "failed", "message": f"the guest failed: {message}"[:16384]})
+            line.send({"kind": "failed", "message": f"the guest failed: {message}"[:16384]})
             return FAILED
 
     def _load(self, inside: Inside, guest: Guest) -> Preparation:

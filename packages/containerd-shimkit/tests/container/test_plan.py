@@ -245,7 +245,6 @@ def test_what_this_version_cannot_do_is_refused_by_name(field: str, value: objec
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (put("hooks", {"prestart": [{"path": "/bin/true"}]}), "hooks"),
         (put("linux.namespaces", [{"type": "mount"}, {"type": "user"}]), "linux.namespaces: user"),
         (put("linux.namespaces", [{"type": "mount"}, {"type": "time"}]), "linux.namespaces: time"),
         (put("linux.namespaces", [{"type": "mount", "path": "/proc/1/ns/mnt"}]), "linux.namespaces: mount"),
@@ -254,13 +253,28 @@ def test_what_this_version_cannot_do_is_refused_by_name(field: str, value: objec
         (mounts({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}), "'cgroup'"),
     ],
 )
-def test_so_are_hooks_namespaces_and_mounts(change: Change, words: str) -> None:
+def test_so_are_namespaces_and_mounts(change: Change, words: str) -> None:
     with pytest.raises(UnimplementedError, match=words):
         plan_of(change)
 
 
 def test_empty_hooks_ask_for_nothing() -> None:
     assert plan_of(put("hooks", {"prestart": [], "poststop": None})) == plan_of()
+
+
+def test_hooks_come_when_the_root_is_complete_and_when_the_program_is_to_run() -> None:
+    each = [{"path": "/bin/hook", "args": ["hook", "-x"], "env": ["A=1"], "timeout": 3}]
+    plan = plan_of(put("hooks", {"createRuntime": each, "createContainer": each, "startContainer": each}))
+    plain = (("/bin/hook", ("hook", "-x"), ("A=1",), 3),)
+    wait, create = plan.root[-2:]
+    assert wait == op.WaitForHooks()
+    assert isinstance(create, op.RunHooks)
+    assert (create.kind, create.hooks) == ("createContainer", plain)
+    assert json.loads(create.state)["status"] == "creating"
+    start = plan.last[-1]
+    assert isinstance(start, op.RunHooks)
+    assert (start.kind, start.hooks) == ("startContainer", plain)
+    assert json.loads(start.state)["status"] == "created"
 
 
 def test_a_refusal_is_one_of_the_errors_that_reach_the_user() -> None:

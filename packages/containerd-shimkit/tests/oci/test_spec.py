@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from containerd_shimkit.errors import InvalidArgumentError
 from containerd_shimkit.oci import spec as oci
+from containerd_shimkit.oci.hooks import Hook
 from containerd_shimkit.oci.resources import parse_resources
 from containerd_shimkit.oci.spec import parse_spec, read_spec
 from containerd_shimkit.oci.strict_json import MAX_SIZE
@@ -101,7 +102,7 @@ def test_every_field_arrives_where_it_belongs() -> None:
         "d",
         oci.Root("rootfs", True),
     )
-    assert spec.hooks == {"prestart": ({"path": "/x"},), "createRuntime": ()}
+    assert spec.hooks == {"prestart": (Hook("/x"),)}
     assert spec.annotations == {"k": "v"}
     assert spec.raw == FULL
 

@@ -7,6 +7,7 @@ between two steps. Every target is resolved inside the new root, and mounted on 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 from collections.abc import Callable, Iterable
@@ -17,6 +18,9 @@ from ..errors import InternalError, InvalidArgumentError, PermissionDeniedError,
 from ..linux import capabilities, mounts, namespaces, paths, process, rlimits, seccomp
 from ..linux.cgroups import CgroupV1
 from ..oci import mount_options as ms
+from ..oci.hooks import Hook
+from .channel import Channel
+from .hooks import run_hooks
 from .operations import (
     BindMount,
     BringLoopbackUp,
@@ -34,6 +38,7 @@ from .operations import (
     PrepareRoot,
     ReadonlyPath,
     ReadonlyRoot,
+    RunHooks,
     SetDomainname,
     SetHostname,
     SetOomScoreAdj,
@@ -41,6 +46,7 @@ from .operations import (
     SetSysctl,
     SymbolicLink,
     Unshare,
+    WaitForHooks,
 )
 from .steps import Step, describe
 
@@ -66,6 +72,7 @@ class Site:
 
     rootfs: str
     cgroup: CgroupV1
+    channel: Channel | None = field(default=None)  # to the shim
     root_fd: int = field(default=-1)
     hosts: set[str] = field(default_factory=lambda: set[str]())  # joined namespaces that are the host's own
     has_directory: bool = field(default=False)
@@ -388,6 +395,23 @@ def _change_directory(site: Site, path: str, may_be_denied: bool) -> None:
         raise OSError(errno.EPERM, "the working directory is outside of the container", path)
 
 
+def _wait_for_hooks(site: Site) -> None:
+    channel = site.channel
+    assert channel is not None, "an init has one"
+    channel.send({"kind": "hooks"})
+    message, _ = channel.receive()
+    if message is None or message["kind"] != "go":
+        raise InternalError("the shim gave up while this container's init waited for its hooks")
+
+
+def _run_hooks(
+    site: Site, kind: str, hooks: tuple[tuple[str, tuple[str, ...], tuple[str, ...], int | None], ...], state: bytes
+) -> None:
+    del site
+    here = {**json.loads(state), "pid": os.getpid()}  # as it is in the container's own namespace
+    run_hooks(kind, (Hook(*each) for each in hooks), json.dumps(here, separators=(",", ":")).encode())
+
+
 _KINDS_OF_WORK: Final[dict[type[Operation], Callable[..., None]]] = {
     SetOomScoreAdj: _set_oom_score_adj,
     JoinCgroup: _join_cgroup,
@@ -411,5 +435,7 @@ _KINDS_OF_WORK: Final[dict[type[Operation], Callable[..., None]]] = {
     DropPrivileges: _drop_privileges,
     InstallSeccomp: _install_seccomp,
     ChangeDirectory: _change_directory,
+    WaitForHooks: _wait_for_hooks,
+    RunHooks: _run_hooks,
 }
 _WORK: Final = {kind.__name__: work for kind, work in _KINDS_OF_WORK.items()}

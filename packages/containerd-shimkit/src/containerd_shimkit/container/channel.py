@@ -12,11 +12,11 @@ import os
 import socket
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from ..errors import InternalError
 
-__all__ = ["Channel", "Message"]
+__all__ = ["Channel", "FifoLine", "Line", "Message"]
 
 _MAX_MESSAGE: Final = 128 * 1024
 _encoder: Final = json.JSONEncoder(separators=(",", ":"))
@@ -24,6 +24,18 @@ _ANCILLARY_SIZE: Final = socket.CMSG_SPACE(8 * 4)  # eight descriptors
 
 Message = Mapping[str, Any]
 """One message: JSON, its kind under "kind". Only the shim and its own init ever write one."""
+
+
+class Line(Protocol):
+    """What an init hears its Start by, and says why there will be none."""
+
+    def send(self, message: Message) -> None:
+        """Send *message*. Raises: OSError."""
+        ...
+
+    def receive_plain(self) -> Message | None:
+        """Wait for a message; None when nobody can send one any more. Raises: ValueError for what is none."""
+        ...
 
 
 _buffer: Final = bytearray(_MAX_MESSAGE)  # one for all: what is received is copied out at once
@@ -131,6 +143,28 @@ class Channel:
             self._waiter = None
             waiter.get_loop().remove_reader(self._socket.fileno())
             _wake(waiter)
+
+
+class FifoLine:
+    """A line of two FIFOs, at which an init waits that nobody accompanies: whoever may open them is its shim.
+
+    Both are open for reading and writing, so that neither ends while the init lives; an execve closes them.
+    """
+
+    def __init__(self, requests: int, replies: int) -> None:
+        self._requests = requests
+        self._replies = replies
+
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """What must stay open."""
+        return self._requests, self._replies
+
+    def send(self, message: Message) -> None:
+        os.write(self._replies, Channel.encode(message))
+
+    def receive_plain(self) -> Message | None:
+        return Channel.decode(os.read(self._requests, _MAX_MESSAGE))
 
 
 def _wake(future: asyncio.Future[None]) -> None:

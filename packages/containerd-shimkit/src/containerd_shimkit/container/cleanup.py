@@ -9,7 +9,7 @@ import os
 import select
 import signal
 
-from ..errors import InternalError
+from ..errors import InternalError, InvalidArgumentError
 from ..linux.cgroups import CgroupV1
 from ..linux.mounts import unmount_tree
 from ..linux.pidfd import ProcessIdentity, kill_process, pidfd_open
@@ -30,6 +30,8 @@ def clean_up_bundle(bundle: str) -> int:
     if state.init is not None:
         _end(state.init)
     remove_traces(state)
+    if state.init is not None:
+        _run_poststop_hooks(bundle, state.id)
     remove_state(bundle)
     return state.init.pid if state.init else 0
 
@@ -46,6 +48,20 @@ def remove_traces(state: ContainerState) -> None:
         unmount_tree(state.mounted_rootfs, detach=True)
     if cgroup is not None:
         cgroup.remove()
+
+
+def _run_poststop_hooks(bundle: str, id: str) -> None:  # noqa: A002
+    # here, as most deletes have nothing left to do and need no parser
+    from ..oci.hooks import state_document
+    from ..oci.spec import read_spec
+    from .hooks import try_hooks
+
+    try:
+        spec = read_spec(bundle)
+    except InvalidArgumentError:
+        return  # it has become unreadable since
+    if hooks := spec.hooks.get("poststop"):
+        try_hooks("poststop", hooks, state_document(id, "stopped", 0, bundle, spec.annotations))
 
 
 def _end(init: ProcessIdentity) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 from ..errors import InternalError, InvalidArgumentError, PermissionDeniedError
 from ..linux import paths
 from ..oci.spec import Process
-from .channel import Channel, Message
+from .channel import Channel, Line, Message
 
 __all__ = [
     "EXECUTORS",
@@ -63,7 +63,7 @@ class Executor(Protocol):
 
     `prepare` runs as root with the host's `/` and imports closed: everything that will be out of reach later is opened
     here. `run` runs after the pivot with the container's user and capabilities: it becomes the program by execve(2),
-    which closes the channel, or it says "running" on the channel, runs the program and returns its exit status. What
+    which closes the line to the shim, or it says "running" on it, runs the program and returns its exit status. What
     it raises before either is the reason why Start fails.
 
     Many are made in the shim and used by an init of another process. One that is a `PlainExecutor` as well costs that
@@ -72,7 +72,7 @@ class Executor(Protocol):
 
     def prepare(self, inside: Inside) -> Preparation: ...
 
-    def run(self, channel: Channel) -> int: ...
+    def run(self, line: Line) -> int: ...
 
 
 @runtime_checkable
@@ -175,12 +175,12 @@ class LinuxExecutor:
         """Take *path*, which somebody else has looked up, for the program."""
         self._path = path
 
-    def run(self, channel: Channel) -> int:
+    def run(self, line: Line) -> int:
         """Become the program: the channel closes with the execve, which tells the shim that it runs.
 
         Raises: InvalidArgumentError, PermissionDeniedError with the kernel's reason.
         """
-        del channel
+        del line
         try:
             os.execve(self._path, self._args, self._environment)
         except OSError as error:

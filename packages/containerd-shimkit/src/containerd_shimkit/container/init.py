@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NoReturn
@@ -22,7 +22,7 @@ from ..instance import Mount
 from ..linux import mounts, paths, process, rlimits
 from ..linux.cgroups import CgroupV1
 from .apply import Site, apply
-from .channel import Channel, Message
+from .channel import Channel, FifoLine, Line, Message
 from .executor import Executor, Inside
 from .operations import FilesystemMount
 from .steps import Step, Steps
@@ -45,6 +45,8 @@ class InitTask:
     stdio: tuple[int, int, int]
     channel: Channel
     executor: Executor
+    line: FifoLine | None = None  # where it hears its start, when its maker does not stay; None: by the channel
+    preserved: tuple[int, ...] = ()  # descriptors that its program is to have besides
 
 
 def run_init(task: InitTask) -> NoReturn:
@@ -53,25 +55,28 @@ def run_init(task: InitTask) -> NoReturn:
     An error before the program runs goes to the shim as a message, and ends the process with status 1.
     """
     status = 1
+    line: Line = task.channel
     try:
-        forget_parent({task.channel.fileno(), *task.stdio})
+        kept = {*task.preserved, *(task.line.descriptors if task.line else ())}
+        forget_parent({task.channel.fileno(), *task.stdio, *kept})
         os.setsid()
         process.join_new_session_keyring()  # the service's own keys are not the container's
         process.set_name("shim-init")
         process.set_dumpable(False)  # no other process may look into this one while it holds the host's things
         for target, descriptor in enumerate(task.stdio):
             os.dup2(descriptor, target)
-        process.close_descriptors({task.channel.fileno()})
+        process.close_descriptors({task.channel.fileno(), *kept})
         _expect("go", task.channel.receive()[0])
-        site = _build(task)
+        site = _build(task, kept)
         task.channel.send({"kind": "ready"})
-        _expect("start", task.channel.receive_plain())
+        line = task.line or task.channel
+        _expect("start", line.receive_plain())
         _apply_all(task.steps.last, site)
-        status = task.executor.run(task.channel)
+        status = task.executor.run(line)
     except _ShimGoneError:
         pass
     except BaseException as error:
-        report(task.channel, error)
+        report(line, error)
     finally:
         os._exit(status)
 
@@ -105,8 +110,8 @@ def _expect(kind: str, message: Message | None) -> None:
         raise _ShimGoneError
 
 
-def _build(task: InitTask) -> Site:
-    steps, site = task.steps, Site(task.steps.rootfs, task.cgroup)
+def _build(task: InitTask, kept: Collection[int]) -> Site:
+    steps, site = task.steps, Site(task.steps.rootfs, task.cgroup, task.channel)
     if task.rootfs:
         # in the shim's own mount namespace: containerd's own clean-up must be able to see these mounts
         mounts.mount_rootfs(task.rootfs, steps.rootfs)
@@ -123,7 +128,7 @@ def _build(task: InitTask) -> Site:
     if not prepared.procfs:
         _detach_procfs(own)
     # the working directory is entered after this: no open directory of the host may be within reach of its path
-    process.close_descriptors({task.channel.fileno(), *prepared.keep})
+    process.close_descriptors({task.channel.fileno(), *prepared.keep, *kept})
     _give_streams(steps.user)
     rlimits.restore_descriptor_limit()
     _apply_all(steps.process, site)
@@ -207,9 +212,9 @@ def error_from(message: Message) -> errors.ShimError:
     return kind(message["message"])
 
 
-def report(channel: Channel, error: BaseException) -> None:
+def report(line: Line, error: BaseException) -> None:
     """Tell the shim why this init ends."""
     try:
-        channel.send(error_message(error))
+        line.send(error_message(error))
     except (OSError, ValueError):
         os.write(2, f"{error}\n".encode())  # the shim is gone: the container's own stderr is all that is left

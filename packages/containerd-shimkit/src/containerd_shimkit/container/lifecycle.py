@@ -7,7 +7,7 @@ import logging
 import os
 import signal as signals
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 from ..errors import (
@@ -28,19 +28,20 @@ from ..oci.spec import Spec
 from ..shim.reaper import Reaper
 from . import stats
 from .apply import make_cgroup
-from .channel import Channel, Message
+from .channel import Channel, FifoLine, Message
 from .executor import Executor
 from .filters import filter_of
 from .forker import Forker
 from .init import InitTask, error_from
 from .plan import Plan, plan_container, with_filter
 from .remover import Remover
+from .runtime_hooks import RuntimeHooks
 from .state import ContainerState, remove_state, write_state
 from .stdio import Stdio
 from .steps import steps_of
 from .worker import run_in_child
 
-__all__ = ["Answer", "Container"]
+__all__ = ["Answer", "Container", "Maker"]
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +51,19 @@ _REASONS: Final = {
     137: "; it may have been killed for its memory limit (linux.resources.memory)",
     159: "; a system call that linux.seccomp forbids has ended it: see docs/task-api.md for those that are needed",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """What a maker of containers that is no shim does otherwise."""
+
+    state_directory: str = ""  # where the state file is; empty: in the bundle
+    stdio: Stdio | None = None  # None: of the instance's paths
+    line: FifoLine | None = None  # where the init hears its start, when the maker is gone by then
+    preserved: tuple[int, ...] = ()  # descriptors that the program is to have besides
+
+
+_SHIM: Final = Maker()
 
 Answer: TypeAlias = Callable[[Message, Sequence[int]], Awaitable[tuple[Message, Sequence[int]]]]
 """Answers a question of the init's executor. The descriptors that it gets and gives are closed by the caller."""
@@ -71,12 +85,15 @@ class Container:
         executor: Executor,
         reaper: Reaper,
         answer: Answer = _no_answer,
+        maker: Maker = _SHIM,
     ) -> None:
         """Plan the container, touching nothing yet. Raises: InvalidArgumentError, UnimplementedError for the spec."""
         self.id = id
         self._config = config
         self._spec = spec
-        self._plan: Plan = plan_container(spec, config.bundle)
+        self._plan: Plan = plan_container(spec, config.bundle, id)
+        self._maker = maker
+        self._state_directory = maker.state_directory or config.bundle
         if config.rootfs:
             # containerd mounts what it asks for there, whatever root.path says
             self._plan = replace(self._plan, rootfs=os.path.join(config.bundle, "rootfs"))
@@ -86,6 +103,7 @@ class Container:
         self._executor = executor
         _warn_of_unknown_capabilities(id, spec)
         self._reaper = reaper
+        self._hooks = RuntimeHooks(id, config.bundle, spec.annotations, spec.hooks, reaper)
         self._answer = answer
         self._stdio: Stdio | None = None
         self._channel: Channel | None = None
@@ -122,6 +140,7 @@ class Container:
         if message is not None and message["kind"] == "error":
             await asyncio.shield(self.exited)
             raise error_from(message)
+        await self._hooks.try_run("running", self.pid, "poststart")
         if message is None:
             channel.close()  # closed by execve
         else:
@@ -140,7 +159,9 @@ class Container:
         await self._end_init()
         self._close()
         await Remover.of(self._reaper).remove(self._state, is_alone=len(_claimed) <= 1)
-        remove_state(self._config.bundle)
+        if self._state.init is not None:
+            await self._hooks.try_run("stopped", 0, "poststop")
+        remove_state(self._state_directory)
         self._release_cgroup()
 
     def close_stdin(self) -> None:
@@ -175,7 +196,7 @@ class Container:
         """Fork the init. The state file names whatever exists, before it does, but an init that has made nothing yet:
         that one ends with the shim.
         """
-        bundle, config = self._config.bundle, self._config
+        config, maker = self._config, self._maker
         if self._spec.linux and self._spec.linux.seccomp is not None:
             self._plan = with_filter(self._plan, await filter_of(self._spec.linux.seccomp, self._reaper))
         mounted = self._plan.rootfs if config.rootfs else ""
@@ -183,12 +204,20 @@ class Container:
         if config.rootfs:
             os.makedirs(mounted, mode=0o711, exist_ok=True)
         rootfs = await self._mount_by_helpers(mounted)
-        stdio = self._stdio = Stdio(config.stdin, config.stdout, config.stderr)
+        stdio = self._stdio = maker.stdio or Stdio(config.stdin, config.stdout, config.stderr)
         channel, theirs = Channel.pair()
         self._channel = channel
         try:
             task = InitTask(
-                steps_of(self._plan), self._spec.annotations, rootfs, self._cgroup, stdio.child, theirs, self._executor
+                steps_of(self._plan),
+                self._spec.annotations,
+                rootfs,
+                self._cgroup,
+                stdio.child,
+                theirs,
+                self._executor,
+                maker.line,
+                maker.preserved,
             )
             with self._reaper.expecting():
                 self.pid = await Forker.of(self._reaper).fork(task, self._plan.pid_namespace)
@@ -198,7 +227,7 @@ class Container:
             stdio.close_child()
         # the init waits for "go": nothing is made before its pid is on record
         self._state = ContainerState(self.id, identify(self.pid), mounted, self._cgroup.paths)
-        write_state(bundle, self._state)
+        write_state(self._state_directory, self._state)
         make_cgroup(self._cgroup, self._plan.host)
         try:
             channel.send({"kind": "go"})
@@ -210,7 +239,7 @@ class Container:
         wanted = self._config.rootfs
         if not any(is_helper_type(each.type) for each in wanted):
             return wanted
-        write_state(self._config.bundle, self._state)
+        write_state(self._state_directory, self._state)
         await run_in_child(
             lambda: mount_rootfs(wanted, target),
             self._reaper,
@@ -231,6 +260,10 @@ class Container:
                     raise error_from(message)
                 if message["kind"] == "ready":
                     return
+                if message["kind"] == "hooks":
+                    await self._hooks.run("creating", self.pid, "prestart", "createRuntime")
+                    channel.send({"kind": "go"})
+                    continue
                 answer, given = await self._answer_unless_dead(message["question"], descriptors)
                 try:
                     channel.send({"kind": "answer", "answer": answer}, given)

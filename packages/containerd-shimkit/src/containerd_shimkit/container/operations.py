@@ -27,6 +27,7 @@ __all__ = [
     "PrepareRoot",
     "ReadonlyPath",
     "ReadonlyRoot",
+    "RunHooks",
     "SetDomainname",
     "SetHostname",
     "SetOomScoreAdj",
@@ -34,6 +35,7 @@ __all__ = [
     "SetSysctl",
     "SymbolicLink",
     "Unshare",
+    "WaitForHooks",
 ]
 
 
@@ -223,6 +225,20 @@ class ChangeDirectory:
     may_be_denied: bool = False  # there will be another try, as another user
 
 
+@dataclass(frozen=True, slots=True)
+class WaitForHooks:
+    """Wait until the shim has run the hooks that see the container from outside, in the runtime's namespaces."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunHooks:
+    """Run the *hooks* of one *kind*, each the values of a `Hook`, with *state*: JSON that lacks the pid."""
+
+    kind: str
+    hooks: tuple[tuple[str, tuple[str, ...], tuple[str, ...], int | None], ...]
+    state: bytes
+
+
 Operation: TypeAlias = (
     SetOomScoreAdj
     | JoinCgroup
@@ -246,4 +262,6 @@ Operation: TypeAlias = (
     | DropPrivileges
     | InstallSeccomp
     | ChangeDirectory
+    | WaitForHooks
+    | RunHooks
 )

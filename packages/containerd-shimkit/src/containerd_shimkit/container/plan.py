@@ -14,6 +14,7 @@ from typing import Final
 
 from ..errors import InvalidArgumentError, ShimError, UnimplementedError
 from ..oci import mount_options as ms
+from ..oci.hooks import state_document
 from ..oci.resources import DeviceRule, Resources
 from ..oci.seccomp import flags_of
 from ..oci.spec import Device, Linux, Mount, Process, Spec
@@ -34,6 +35,7 @@ from .operations import (
     PrepareRoot,
     ReadonlyPath,
     ReadonlyRoot,
+    RunHooks,
     SetDomainname,
     SetHostname,
     SetOomScoreAdj,
@@ -41,6 +43,7 @@ from .operations import (
     SetSysctl,
     SymbolicLink,
     Unshare,
+    WaitForHooks,
 )
 
 __all__ = ["Plan", "plan_container", "with_filter"]
@@ -97,8 +100,8 @@ class Plan:
     last: tuple[Operation, ...]
 
 
-def plan_container(spec: Spec, bundle: str) -> Plan:
-    """Plan the container that *spec* describes, in the absolute path *bundle*.
+def plan_container(spec: Spec, bundle: str, id: str = "") -> Plan:  # noqa: A002
+    """Plan the container *id* that *spec* describes, in the absolute path *bundle*.
 
     Raises: InvalidArgumentError for what no version could do, UnimplementedError for what this one cannot.
     """
@@ -112,10 +115,17 @@ def plan_container(spec: Spec, bundle: str) -> Plan:
         pid_namespace=kinds.get("pid"),
         rootfs=posixpath.normpath(posixpath.join(bundle, root_path)),
         host=tuple(_host_steps(process, linux, kinds)),
-        root=tuple(_root_steps(spec, linux, kinds)),
+        root=(
+            *_root_steps(spec, linux, kinds),
+            *_hooks_outside(spec),
+            *_hooks("createContainer", "creating", spec, bundle, id),
+        ),
         seal=tuple(_seal_steps(spec, linux)),
         process=tuple(_process_steps(process, linux)),
-        last=tuple(_filter(linux)) if process.no_new_privileges else (),
+        last=(
+            *(_filter(linux) if process.no_new_privileges else ()),
+            *_hooks("startContainer", "created", spec, bundle, id),
+        ),
     )
 
 
@@ -152,7 +162,6 @@ def _refuse_unsupported(spec: Spec, process: Process, linux: Linux) -> None:
         "process.scheduler": process.scheduler,
         "process.ioPriority": process.io_priority,
         "process.execCPUAffinity": process.exec_cpu_affinity,
-        "hooks": any(spec.hooks.values()),
         "linux.intelRdt": linux.intel_rdt,
         "linux.personality": linux.personality,
         "linux.timeOffsets": linux.time_offsets,
@@ -350,6 +359,17 @@ def _process_steps(process: Process, linux: Linux) -> Iterator[Operation]:
         no_new_privileges=process.no_new_privileges,
     )
     yield ChangeDirectory(process.cwd)
+
+
+def _hooks_outside(spec: Spec) -> Iterator[Operation]:
+    if spec.hooks.keys() & {"prestart", "createRuntime"}:
+        yield WaitForHooks()
+
+
+def _hooks(kind: str, status: str, spec: Spec, bundle: str, id: str) -> Iterator[Operation]:  # noqa: A002
+    if hooks := spec.hooks.get(kind):
+        state = state_document(id, status, 0, bundle, spec.annotations)
+        yield RunHooks(kind, tuple((each.path, each.args, each.env, each.timeout) for each in hooks), state)
 
 
 def _filter(linux: Linux) -> Iterator[Operation]:

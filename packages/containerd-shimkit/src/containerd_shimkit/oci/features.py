@@ -10,6 +10,7 @@ import json
 from typing import Final
 
 from . import seccomp
+from .hooks import HOOK_KINDS
 from .mount_options import KNOWN_OPTIONS
 
 __all__ = ["features_document"]
@@ -23,7 +24,7 @@ def features_document() -> bytes:
     document = {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.2.0",
-        "hooks": [],
+        "hooks": list(HOOK_KINDS),
         "mountOptions": sorted(KNOWN_OPTIONS - _REFUSED),
         "linux": {
             "namespaces": list(_NAMESPACES),

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ..errors import InvalidArgumentError
+from .hooks import Hook, hooks_of
 from .resources import Cpu, DeviceRule, Memory, Pids, Resources, resources_of
 from .strict_json import MAX_SIZE, UINT32, UINT64, JsonObject, decode_object
 
@@ -47,6 +48,10 @@ def _nothing() -> dict[str, object]:
 
 
 def _no_text() -> dict[str, str]:
+    return {}
+
+
+def _no_hooks() -> dict[str, tuple[Hook, ...]]:
     return {}
 
 
@@ -176,7 +181,7 @@ class Linux:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """The whole file; `raw` is what it was parsed from. `hooks` maps a hook's name to its array, absent when null."""
+    """The whole file; `raw` is what it was parsed from. `hooks` has the kinds that there are."""
 
     oci_version: str
     process: Process | None = None
@@ -186,7 +191,7 @@ class Spec:
     mounts: tuple[Mount, ...] = ()
     linux: Linux | None = None
     annotations: Mapping[str, str] = field(default_factory=_no_text)
-    hooks: Mapping[str, object] = field(default_factory=_nothing)
+    hooks: Mapping[str, tuple[Hook, ...]] = field(default_factory=_no_hooks)
     raw: Mapping[str, object] = field(default_factory=_nothing)
 
 
@@ -226,15 +231,9 @@ def _spec(top: JsonObject) -> Spec:
         mounts=tuple(_mount(mount) for mount in top.children("mounts")),
         linux=_linux(linux) if linux else None,
         annotations=top.text_mapping("annotations"),
-        hooks=_hooks(top.child("hooks")),
+        hooks=hooks_of(top.child("hooks")),
         raw=top.values,
     )
-
-
-def _hooks(hooks: JsonObject | None) -> Mapping[str, object]:
-    if hooks is None:
-        return {}
-    return {name: hooks.raw_array(name) for name, value in hooks.values.items() if value is not None}
 
 
 def _process(process: JsonObject) -> Process:
