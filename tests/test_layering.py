@@ -48,7 +48,8 @@ PORTABLE = (
 )
 PORTABLE_BUT = ("ttrpc.aio",)
 NOT_PORTABLE = ("asyncio", f"{SHIMKIT}.linux", f"{SHIMKIT}.proto")
-MAY_USE_LINUX = tuple(f"{SHIMKIT}.{room}" for room in ("linux", "container", "shim", "zygote", "cli", "local"))
+LINUX_ROOMS = ("linux", "container", "shim", "zygote", "cli", "local", "runtime")
+MAY_USE_LINUX = tuple(f"{SHIMKIT}.{room}" for room in LINUX_ROOMS)
 
 # What an author on macOS or Windows imports: the portable rooms, and those that need asyncio or protobuf only.
 IMPORTABLE_ANYWHERE = (*PORTABLE, "ttrpc.aio", "task")

@@ -15,24 +15,31 @@ from ..linux.mounts import unmount_tree
 from ..linux.pidfd import ProcessIdentity, kill_process, pidfd_open
 from .state import ContainerState, read_state, remove_state
 
-__all__ = ["clean_up_bundle", "remove_traces"]
+__all__ = ["clean_up", "clean_up_bundle", "remove_traces"]
 
 _EXIT_TIMEOUT = 3.0  # containerd gives `delete` 5 s in all
 
 
 def clean_up_bundle(bundle: str) -> int:
     """Remove all that the container of *bundle* has left, whatever it was doing; gives its init's pid, or 0."""
-    state = read_state(bundle)
-    if state is None:
+    if read_state(bundle) is None:
         # killed before there was a state: nothing of ours but, at most, a mount that another hand made
         unmount_tree(os.path.join(bundle, "rootfs"), detach=True)
+        return 0
+    return clean_up(bundle, bundle)
+
+
+def clean_up(state_directory: str, bundle: str) -> int:
+    """`clean_up_bundle` for a container whose state is in *state_directory*; does nothing where there is none."""
+    state = read_state(state_directory)
+    if state is None:
         return 0
     if state.init is not None:
         _end(state.init)
     remove_traces(state)
     if state.init is not None:
         _run_poststop_hooks(bundle, state.id)
-    remove_state(bundle)
+    remove_state(state_directory)
     return state.init.pid if state.init else 0
 
 

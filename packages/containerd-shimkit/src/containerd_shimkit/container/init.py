@@ -47,6 +47,7 @@ class InitTask:
     executor: Executor
     line: FifoLine | None = None  # where it hears its start, when its maker does not stay; None: by the channel
     preserved: tuple[int, ...] = ()  # descriptors that its program is to have besides
+    new_keyring: bool = True
 
 
 def run_init(task: InitTask) -> NoReturn:
@@ -60,7 +61,8 @@ def run_init(task: InitTask) -> NoReturn:
         kept = {*task.preserved, *(task.line.descriptors if task.line else ())}
         forget_parent({task.channel.fileno(), *task.stdio, *kept})
         os.setsid()
-        process.join_new_session_keyring()  # the service's own keys are not the container's
+        if task.new_keyring:
+            process.join_new_session_keyring()  # the service's own keys are not the container's
         process.set_name("shim-init")
         process.set_dumpable(False)  # no other process may look into this one while it holds the host's things
         for target, descriptor in enumerate(task.stdio):

@@ -37,7 +37,7 @@ from .plan import Plan, plan_container, with_filter
 from .remover import Remover
 from .runtime_hooks import RuntimeHooks
 from .state import ContainerState, remove_state, write_state
-from .stdio import Stdio
+from .stdio import Stdio, Streams
 from .steps import steps_of
 from .worker import run_in_child
 
@@ -58,9 +58,10 @@ class Maker:
     """What a maker of containers that is no shim does otherwise."""
 
     state_directory: str = ""  # where the state file is; empty: in the bundle
-    stdio: Stdio | None = None  # None: of the instance's paths
+    stdio: Streams | None = None  # None: of the instance's paths
     line: FifoLine | None = None  # where the init hears its start, when the maker is gone by then
     preserved: tuple[int, ...] = ()  # descriptors that the program is to have besides
+    new_keyring: bool = True
 
 
 _SHIM: Final = Maker()
@@ -105,7 +106,7 @@ class Container:
         self._reaper = reaper
         self._hooks = RuntimeHooks(id, config.bundle, spec.annotations, spec.hooks, reaper)
         self._answer = answer
-        self._stdio: Stdio | None = None
+        self._stdio: Streams | None = None
         self._channel: Channel | None = None
         self._state = ContainerState(id)
         self._claim = ""
@@ -218,6 +219,7 @@ class Container:
                 self._executor,
                 maker.line,
                 maker.preserved,
+                maker.new_keyring,
             )
             with self._reaper.expecting():
                 self.pid = await Forker.of(self._reaper).fork(task, self._plan.pid_namespace)

@@ -12,15 +12,59 @@ import errno
 import fcntl
 import os
 import stat
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import unquote
 
 from ..errors import InvalidArgumentError, NotFoundError, PermissionDeniedError, ShimError, UnimplementedError
 
-__all__ = ["Stdio"]
+__all__ = ["InheritedStdio", "Stdio", "Streams"]
 
 _FILE_URI: Final = "file://"
 _FLAGS: Final = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+
+
+class Streams(Protocol):
+    """The three streams of a process, from its maker's side."""
+
+    @property
+    def child(self) -> tuple[int, int, int]:
+        """The child's descriptors for 0, 1 and 2."""
+        ...
+
+    def close_child(self) -> None:
+        """Let go of the child's ends, once it has been forked."""
+        ...
+
+    def close_stdin(self) -> None:
+        """Let the child's stdin end when its client has closed it."""
+        ...
+
+    def close(self) -> None:
+        """Close all that is open. May be called twice."""
+        ...
+
+
+class InheritedStdio:
+    """This process's own streams, handed on."""
+
+    def __init__(self) -> None:
+        # copies above the standard ones: an init puts them in their places one by one
+        self._copies = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3) for descriptor in (0, 1, 2)]
+
+    @property
+    def child(self) -> tuple[int, int, int]:
+        stdin, stdout, stderr = self._copies
+        return stdin, stdout, stderr
+
+    def close_child(self) -> None:
+        while self._copies:
+            os.close(self._copies.pop())
+
+    def close_stdin(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.close_child()
 
 
 class Stdio:

@@ -52,6 +52,16 @@ class ProcessIdentity:
         except ProcessLookupError:
             return False
 
+    def is_running(self) -> bool:
+        """Whether it exists and has not ended: a zombie has."""
+        if self.boot_id != _boot_id():
+            return False
+        try:
+            fields = _read_fields(self.pid)
+        except ProcessLookupError:
+            return False
+        return int(fields[_START_TIME]) == self.start_time and fields[0] not in (b"Z", b"X")
+
 
 def identify(pid: int) -> ProcessIdentity:
     """The identity of the process that has *pid* now. Raises: ProcessLookupError when there is none."""
@@ -77,13 +87,18 @@ def kill_process(identity: ProcessIdentity, signal: int) -> bool:
 
 
 def _read_start_time(pid: int) -> int:
+    return int(_read_fields(pid)[_START_TIME])
+
+
+def _read_fields(pid: int) -> list[bytes]:
+    """The fields of the process's stat file from its state on, which is the third."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             content = file.read()
     except (FileNotFoundError, ProcessLookupError):
         raise ProcessLookupError(errno.ESRCH, f"{os.strerror(errno.ESRCH)} (process {pid})") from None
     # the name, in parentheses, may hold anything, parentheses too
-    return int(content.rpartition(b")")[2].split()[_START_TIME])
+    return content.rpartition(b")")[2].split()
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,109 @@
+"""What is done with a container that is there: start it, signal it, take it away."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import Final
+
+from ..container.channel import Channel
+from ..container.cleanup import clean_up
+from ..container.init import error_from
+from ..container.runtime_hooks import RuntimeHooks
+from ..errors import FailedPreconditionError, InvalidArgumentError
+from ..linux.pidfd import kill_process
+from ..oci.spec import read_spec
+from ..shim.reaper import Reaper
+from .loop import with_loop
+from .store import Entry, Store
+
+__all__ = ["delete", "kill", "signal_number", "start", "start_now"]
+
+_MOST: Final = 128 * 1024
+
+
+async def start(entry: Entry) -> None:
+    """Let the program of a created container run. Raises: FailedPreconditionError, the ShimError of its init."""
+    if entry.status != "created":
+        raise FailedPreconditionError(f"container {entry.id!r} is {entry.status}; only a created one can be started")
+    replies = os.open(entry.replies, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _send_start(entry)
+        await _readable(replies)
+        said = os.read(replies, _MOST)  # nothing: the init has closed it by its execve, or ended
+    finally:
+        os.close(replies)
+    os.unlink(entry.requests)  # from now on it counts as started
+    os.unlink(entry.replies)
+    if said:
+        raise error_from(Channel.decode(said))
+    hooks = read_spec(entry.record.bundle).hooks
+    if hooks:
+        runner = RuntimeHooks(entry.id, entry.record.bundle, entry.record.annotations, hooks, Reaper.current())
+        await runner.try_run("running", entry.pid, "poststart")
+
+
+def _send_start(entry: Entry) -> None:
+    try:
+        requests = os.open(entry.requests, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        raise FailedPreconditionError(f"container {entry.id!r} ended before it was started") from None
+    try:
+        os.write(requests, Channel.encode({"kind": "start"}))
+    finally:
+        os.close(requests)
+
+
+async def _readable(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(descriptor, ready.set_result, None)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def start_now(store: Store, id: str) -> None:  # noqa: A002
+    """`start` by itself. Raises: as `start`, and NotFoundError."""
+    with store.lock(id):
+        with_loop(start(store.find(id)))
+
+
+def kill(entry: Entry, number: int, *, everyone: bool) -> None:
+    """Send signal *number* to the init, or to *everyone* in the container. Raises: FailedPreconditionError, OSError."""
+    init = entry.state.init
+    if init is None or not entry.pid:
+        if everyone and entry.state.cgroup_paths:
+            entry.cgroup.signal_all(number)
+            return
+        raise FailedPreconditionError(f"container {entry.id!r} is not running: it is {entry.status}")
+    if not kill_process(init, number):
+        raise FailedPreconditionError(f"container {entry.id!r} is not running: it has just ended")
+    if everyone:
+        entry.cgroup.signal_all(number, but=init.pid)
+
+
+def delete(store: Store, id: str, *, force: bool) -> None:  # noqa: A002
+    """Remove what is left of a container that has ended, or, by *force*, of any. Raises: ShimError, OSError."""
+    with store.lock(id):
+        entry = store.find(id)
+        status = entry.status
+        if status not in ("stopped", "created", "creating") and not force:
+            raise FailedPreconditionError(
+                f"container {id!r} cannot be deleted: it is {status}; end it first, or say --force"
+            )
+        clean_up(entry.directory, entry.record.bundle)
+        store.remove(id)
+
+
+def signal_number(text: str) -> int:
+    """The signal that *text* names: `TERM`, `SIGTERM` or `15`. Raises: InvalidArgumentError."""
+    word = text.upper()
+    if word.isdecimal() and 1 <= int(word) <= signal.SIGRTMAX:
+        return int(word)
+    try:
+        return signal.Signals[word if word.startswith("SIG") else f"SIG{word}"]
+    except KeyError:
+        raise InvalidArgumentError(f"{text!r} is no signal; give a name such as TERM, or a number") from None

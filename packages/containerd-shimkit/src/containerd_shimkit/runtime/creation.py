@@ -1,0 +1,164 @@
+"""`create` and `run`: a container whose maker goes, or stays until it has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pwd import getpwuid
+from typing import Final
+
+from ..container.channel import FifoLine
+from ..container.executor import LinuxExecutor
+from ..container.lifecycle import Container, Maker
+from ..container.stdio import InheritedStdio
+from ..errors import InvalidArgumentError
+from ..instance import ExitStatus, InstanceConfig
+from ..oci.spec import Spec, read_spec
+from ..shim.reaper import Reaper
+from .control import start
+from .loop import with_loop
+from .store import Entry, Record, Store
+
+__all__ = ["Choices", "create", "run"]
+
+_log = logging.getLogger(__name__)
+_FIRST_PRESERVED: Final = 3
+_NEVER_HANDED_ON: Final = {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGURG}
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What the command line says of a new container besides its bundle, an absolute path."""
+
+    bundle: str
+    pid_file: str = ""
+    preserved: int = 0  # descriptors from 3 on
+    new_keyring: bool = True
+    keep: bool = False  # after `run`
+
+
+def create(store: Store, id: str, choices: Choices) -> None:  # noqa: A002
+    """Make the container, up to an init that waits for `start`. Raises: ShimError, OSError, with all undone."""
+    with_loop(_create_and_go(store, id, choices))
+
+
+def run(store: Store, id: str, choices: Choices) -> int:  # noqa: A002
+    """Make the container, start it, hand on the signals that arrive, and remove it; its exit status.
+
+    Raises: ShimError, OSError, with all undone.
+    """
+    return with_loop(_run(store, id, choices))
+
+
+async def _create_and_go(store: Store, id: str, choices: Choices) -> None:  # noqa: A002
+    await _create(store, id, choices)
+
+
+async def _create(store: Store, id: str, choices: Choices) -> Container:  # noqa: A002
+    spec = read_spec(choices.bundle)
+    directory = store.add(id)
+    try:
+        with store.lock(id):
+            store.write(id, _record(spec, choices.bundle))
+            with _line_of(store.find(id)) as line:
+                return await _make(id, directory, spec, line, choices)
+    except BaseException:
+        store.remove(id)
+        raise
+
+
+async def _make(id: str, directory: str, spec: Spec, line: FifoLine, choices: Choices) -> Container:  # noqa: A002
+    preserved = tuple(range(_FIRST_PRESERVED, _FIRST_PRESERVED + choices.preserved))
+    for descriptor in preserved:
+        _make_inheritable(descriptor)
+    maker = Maker(directory, InheritedStdio(), line, preserved, choices.new_keyring)
+    config = InstanceConfig(bundle=choices.bundle, namespace="")
+    if spec.process is None:
+        raise InvalidArgumentError("config.json has no `process`: there is nothing to run; add process.args")
+    container = Container(id, config, spec, LinuxExecutor.of(spec.process), Reaper.current(), maker=maker)
+    await container.create()
+    try:
+        if choices.pid_file:
+            _write_pid(choices.pid_file, container.pid)
+    except BaseException:
+        await container.delete()
+        raise
+    return container
+
+
+async def _run(store: Store, id: str, choices: Choices) -> int:  # noqa: A002
+    container = await _create(store, id, choices)
+    try:
+        with _signals_for(container):
+            with store.lock(id):
+                await start(store.find(id))
+            status: ExitStatus = await asyncio.shield(container.exited)
+    finally:
+        if not choices.keep:
+            await container.delete()
+            store.remove(id)
+    return status.status
+
+
+def _record(spec: Spec, bundle: str) -> Record:
+    rootfs = os.path.normpath(os.path.join(bundle, spec.root.path if spec.root else "rootfs"))
+    now = datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
+    uid = os.geteuid()
+    try:
+        owner = getpwuid(uid).pw_name
+    except KeyError:
+        owner = str(uid)
+    return Record(bundle, rootfs, now, owner, spec.annotations)
+
+
+@contextmanager
+def _line_of(entry: Entry) -> Generator[FifoLine, None, None]:
+    """The init's line, open here until it has been forked."""
+    descriptors = [os.open(path, os.O_RDWR | os.O_CLOEXEC) for path in (entry.requests, entry.replies)]
+    try:
+        yield FifoLine(*descriptors)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _make_inheritable(descriptor: int) -> None:
+    try:
+        os.set_inheritable(descriptor, True)
+    except OSError:
+        raise InvalidArgumentError(
+            f"--preserve-fds asks for descriptor {descriptor}, which is not open; pass as many as are open from 3 on"
+        ) from None
+
+
+def _write_pid(path: str, pid: int) -> None:
+    """Write the pid file, whole from the moment when it is there. Raises: OSError."""
+    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{os.getpid()}")
+    with open(temporary, "w", encoding="ascii") as file:
+        file.write(str(pid))
+    os.rename(temporary, path)
+
+
+@contextmanager
+def _signals_for(container: Container) -> Generator[None, None, None]:
+    """Hand every signal that arrives on to the container's init."""
+    loop = asyncio.get_running_loop()
+    handed_on = set(signal.Signals) - _NEVER_HANDED_ON - {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+
+    def hand_on(number: int) -> None:
+        if not container.exited.done():
+            container.kill(number)
+
+    for each in handed_on:
+        loop.add_signal_handler(each, hand_on, each)
+    try:
+        yield
+    finally:
+        for each in handed_on:
+            loop.remove_signal_handler(each)
