@@ -30,7 +30,7 @@ def clean_up_bundle(bundle: str) -> int:
 
 
 def clean_up(state_directory: str, bundle: str) -> int:
-    """`clean_up_bundle` for a container whose state is in *state_directory*; does nothing where there is none."""
+    """`clean_up_bundle` for a container whose state and config.json are in *state_directory*, if there is one."""
     state = read_state(state_directory)
     if state is None:
         return 0
@@ -38,7 +38,7 @@ def clean_up(state_directory: str, bundle: str) -> int:
         _end(state.init)
     remove_traces(state)
     if state.init is not None:
-        _run_poststop_hooks(bundle, state.id)
+        _run_poststop_hooks(state_directory, bundle, state.id)
     remove_state(state_directory)
     return state.init.pid if state.init else 0
 
@@ -57,14 +57,14 @@ def remove_traces(state: ContainerState) -> None:
         cgroup.remove()
 
 
-def _run_poststop_hooks(bundle: str, id: str) -> None:  # noqa: A002
+def _run_poststop_hooks(config_directory: str, bundle: str, id: str) -> None:  # noqa: A002
     # here, as most deletes have nothing left to do and need no parser
     from ..oci.hooks import state_document
     from ..oci.spec import read_spec
     from .hooks import try_hooks
 
     try:
-        spec = read_spec(bundle)
+        spec = read_spec(config_directory)
     except InvalidArgumentError:
         return  # it has become unreadable since
     if hooks := spec.hooks.get("poststop"):

@@ -38,7 +38,7 @@ async def start(entry: Entry) -> None:
     os.unlink(entry.replies)
     if said:
         raise error_from(Channel.decode(said))
-    hooks = read_spec(entry.record.bundle).hooks
+    hooks = read_spec(entry.directory).hooks  # as it was when the container was made
     if hooks:
         runner = RuntimeHooks(entry.id, entry.record.bundle, entry.record.annotations, hooks, Reaper.current())
         await runner.try_run("running", entry.pid, "poststart")

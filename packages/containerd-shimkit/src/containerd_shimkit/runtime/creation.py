@@ -65,7 +65,7 @@ async def _create(store: Store, id: str, choices: Choices) -> Container:  # noqa
     directory = store.add(id)
     try:
         with store.lock(id):
-            store.write(id, _record(spec, choices.bundle))
+            store.write(id, _record(spec, choices.bundle), spec.raw)
             with _line_of(store.find(id)) as line:
                 return await _make(id, directory, spec, line, choices)
     except BaseException:

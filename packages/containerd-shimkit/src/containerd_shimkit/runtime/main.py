@@ -1,232 +1,143 @@
-"""The command line. Its words and flags are those of other OCI runtimes, for the programs that drive these."""
+"""The command line. Its words and flags are those of other OCI runtimes, for the programs that drive these.
+
+They start it several times for each container: so what a command does not need is not imported.
+"""
 
 from __future__ import annotations
 
-import json
+import argparse
 import logging
-import os
 import sys
-from importlib.metadata import version
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Final, NoReturn, TypeAlias
 
-import click
-
-from ..errors import NotFoundError, ShimError
-from .store import Store, default_root
+from ..errors import ShimError
+from . import commands
 
 __all__ = ["main"]
 
 _log = logging.getLogger(__name__)
+_PROGRAM: Final = "containerd-shimkit-oci"
+
+Add: TypeAlias = Callable[[argparse.ArgumentParser], None]
 
 
-class _Commands(click.Group):
-    """Reports what goes wrong once: on standard error, and in the file of `--log`."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (ShimError, OSError) as error:
-            _log.error("%s", error)
-            if ctx.params.get("log"):
-                print(f"{ctx.info_name}: {error}", file=sys.stderr)
-            sys.exit(1)
-
-
-def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
-    if value and not ctx.resilient_parsing:
-        click.echo(f"containerd-shimkit-oci version {version('containerd-shimkit')}\nspec: 1.2.0")
-        ctx.exit()
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Carry out one command; what goes wrong is said on standard error, and in the file of `--log`."""
+    chosen = _parser().parse_args(args)
+    _configure_log(chosen)
+    try:
+        status = chosen.run(chosen)
+    except (ShimError, OSError) as error:
+        _log.error("%s", error)
+        if chosen.log:
+            print(f"{_PROGRAM}: {error}", file=sys.stderr)
+        status = 1
+    sys.exit(status)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--root", metavar="DIR", help="Where containers are kept.")
-@click.option("--log", metavar="FILE", default="", help="Where messages go, in place of standard error.")
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text")
-@click.option("--debug", is_flag=True)
-@click.option("--systemd-cgroup", is_flag=True, help="Have systemd make the control groups.")
-@click.option("--rootless", metavar="auto|true|false", default="auto", hidden=True)
-@click.option("--criu", hidden=True)
-@click.option("-v", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version)
-@click.pass_context
-def main(ctx: click.Context, /, root: str | None, log: str, log_format: str, debug: bool, **_: object) -> None:
-    """Run containers from OCI bundles."""
+def _configure_log(chosen: argparse.Namespace) -> None:
     from .logs import configure
 
-    configure(log, as_json=log_format == "json", debug=debug)
-    ctx.obj = root
+    configure(chosen.log, as_json=chosen.log_format == "json", debug=chosen.debug)
 
 
-def _store(ctx: click.Context) -> Store:
-    root: str | None = ctx.find_object(str)
-    return Store(root or default_root())
+class _Version(argparse.Action):
+    def __call__(self, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"{_PROGRAM} version {version('containerd-shimkit')}\nspec: 1.2.0")
+        sys.exit(0)
 
 
-_bundle = click.option("-b", "--bundle", metavar="DIR", default=".", help="The bundle (default: here).")
-_id = click.argument("id", metavar="ID")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(_PROGRAM, description="Run containers from OCI bundles.", allow_abbrev=False)
+    parser.add_argument("--root", metavar="DIR", help="where containers are kept")
+    parser.add_argument("--log", metavar="FILE", default="", help="where messages go, in place of standard error")
+    parser.add_argument("--log-format", choices=("text", "json"), default="text")
+    parser.add_argument("--debug", action="store_true")
+    parser.add_argument("--systemd-cgroup", action="store_true", help="have systemd make the control groups")
+    parser.add_argument("--rootless", default="auto", help=argparse.SUPPRESS)
+    parser.add_argument("--criu", help=argparse.SUPPRESS)
+    parser.add_argument("-v", "--version", action=_Version, nargs=0, help="print the version and end")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, command, add in _COMMANDS:
+        text = (command.__doc__ or "").partition("\n")[0]
+        each = subparsers.add_parser(name, help=text, description=text, allow_abbrev=False)
+        each.set_defaults(run=command)
+        add(each)
+    return parser
 
 
-def _of_a_new_container(command: Any) -> Any:
-    for option in reversed(
-        (
-            _bundle,
-            click.option("--console-socket", metavar="PATH", default="", help="Who is to have the terminal."),
-            click.option("--pid-file", metavar="FILE", default="", help="Where the init's pid is to be written."),
-            click.option("--preserve-fds", type=click.IntRange(0, 1000), default=0, help="Descriptors from 3 on."),
-            click.option("--no-new-keyring", is_flag=True, help="Leave the session keyring as it is."),
-            click.option("--no-pivot", is_flag=True, hidden=True),
-            _id,
-            click.pass_context,
-        )
-    ):
-        command = option(command)
-    return command
+def _id(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("id", metavar="ID")
 
 
-def _choices(bundle: str, pid_file: str, preserve_fds: int, no_new_keyring: bool, no_pivot: bool, keep: bool) -> Any:
-    from .creation import Choices
-
-    if no_pivot:
-        raise click.UsageError(
-            "--no-pivot is not supported: a container whose root is only changed can leave it; put the bundle on a "
-            "file system that pivot_root(2) accepts, which is any but the initial RAM disk"
-        )
-    path = os.path.abspath(pid_file) if pid_file else ""
-    return Choices(os.path.abspath(bundle), path, preserve_fds, not no_new_keyring, keep)
+def _new_container(parser: argparse.ArgumentParser) -> None:
+    _bundle(parser)
+    parser.add_argument("--console-socket", metavar="PATH", default="", help="the socket that is sent the terminal")
+    parser.add_argument("--pid-file", metavar="FILE", default="", help="where the init's pid is written")
+    parser.add_argument("--preserve-fds", metavar="N", type=int, default=0, help="hand on N descriptors from 3 on")
+    parser.add_argument("--no-new-keyring", action="store_true", help="leave the session keyring as it is")
+    parser.add_argument("--no-pivot", action="store_true", help=argparse.SUPPRESS)
+    _id(parser)
 
 
-@main.command()
-@_of_a_new_container
-def create(ctx: click.Context, id: str, console_socket: str, **options: Any) -> None:  # noqa: A002
-    """Make a container, whose program waits for `start`."""
-    from .creation import create as create_container
-
-    del console_socket
-    create_container(_store(ctx), id, _choices(**options, keep=False))
+def _bundle(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-b", "--bundle", metavar="DIR", default=".", help="the bundle (default: here)")
 
 
-@main.command()
-@click.option("-d", "--detach", is_flag=True, help="Do not wait for the container's end.")
-@click.option("--keep", is_flag=True, help="Do not delete the container after its end.")
-@click.option("--no-subreaper", is_flag=True, hidden=True)
-@_of_a_new_container
-def run(
-    ctx: click.Context,
-    id: str,  # noqa: A002
-    console_socket: str,
-    detach: bool,
-    keep: bool,
-    no_subreaper: bool,
-    **options: Any,
-) -> None:
-    """Make a container and start it; ends with its program's exit status."""
-    from .control import start_now
-    from .creation import create as create_container
-    from .creation import run as run_container
-
-    del console_socket, no_subreaper
-    choices, store = _choices(**options, keep=keep), _store(ctx)
-    if not detach:
-        sys.exit(run_container(store, id, choices))
-    create_container(store, id, choices)
-    start_now(store, id)
+def _run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-d", "--detach", action="store_true", help="do not wait for the container's end")
+    parser.add_argument("--keep", action="store_true", help="do not delete the container after its end")
+    parser.add_argument("--no-subreaper", action="store_true", help=argparse.SUPPRESS)
+    _new_container(parser)
 
 
-@main.command()
-@_id
-@click.pass_context
-def start(ctx: click.Context, id: str) -> None:  # noqa: A002
-    """Let the program of a created container run."""
-    from .control import start_now
-
-    start_now(_store(ctx), id)
+def _kill(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-a", "--all", action="store_true", help="every process of the container")
+    _id(parser)
+    parser.add_argument("signal", nargs="?", default="SIGTERM")
 
 
-@main.command()
-@_id
-@click.pass_context
-def state(ctx: click.Context, id: str) -> None:  # noqa: A002
-    """Print a container's state, as JSON."""
-    click.echo(json.dumps(_store(ctx).find(id).document(), indent=2))
+def _delete(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-f", "--force", action="store_true", help="end it first; nothing to delete is no error")
+    _id(parser)
 
 
-@main.command()
-@click.option("-a", "--all", "everyone", is_flag=True, help="Every process of the container.")
-@_id
-@click.argument("signal", default="SIGTERM")
-@click.pass_context
-def kill(ctx: click.Context, id: str, signal: str, everyone: bool) -> None:  # noqa: A002
-    """Send a signal (SIGTERM if none is named) to a container's init."""
-    from .control import kill as kill_container
-    from .control import signal_number
-
-    kill_container(_store(ctx).find(id), signal_number(signal), everyone=everyone)
+def _format(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-f", "--format", choices=("table", "json"), default="table")
 
 
-@main.command()
-@click.option("-f", "--force", is_flag=True, help="End it first, if need be; nothing to delete is no error.")
-@_id
-@click.pass_context
-def delete(ctx: click.Context, id: str, force: bool) -> None:  # noqa: A002
-    """Remove what is left of a container."""
-    from .control import delete as delete_container
-
-    try:
-        delete_container(_store(ctx), id, force=force)
-    except NotFoundError:
-        if not force:
-            raise
+def _list(parser: argparse.ArgumentParser) -> None:
+    _format(parser)
+    parser.add_argument("-q", "--quiet", action="store_true", help="names alone")
 
 
-@main.command(name="list")
-@click.option("-f", "--format", "form", type=click.Choice(["table", "json"]), default="table")
-@click.option("-q", "--quiet", is_flag=True, help="Names alone.")
-@click.pass_context
-def list_containers(ctx: click.Context, form: str, quiet: bool) -> None:
-    """List the containers."""
-    from .listing import as_table, documents
-
-    store = _store(ctx)
-    if quiet:
-        for id in store.ids():  # noqa: A001
-            click.echo(id)
-        return
-    found = documents(store)
-    click.echo(json.dumps(found) if form == "json" else as_table(found))
+def _ps(parser: argparse.ArgumentParser) -> None:
+    _format(parser)
+    _id(parser)
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="for ps(1)")
 
 
-@main.command(context_settings={"ignore_unknown_options": True})
-@click.option("-f", "--format", "form", type=click.Choice(["table", "json"]), default="table")
-@_id
-@click.argument("ps_options", nargs=-1, type=click.UNPROCESSED)
-@click.pass_context
-def ps(ctx: click.Context, id: str, form: str, ps_options: tuple[str, ...]) -> None:  # noqa: A002
-    """List a container's processes: their pids as JSON, or what ps(1) says of them."""
-    from .listing import lines_of_ps
-
-    pids = _store(ctx).find(id).cgroup.pids()
-    if form == "json":
-        click.echo(json.dumps(pids))
-        return
-    for line in lines_of_ps(pids, ps_options or ("-ef",)):
-        click.echo(line)
+def _spec(parser: argparse.ArgumentParser) -> None:
+    _bundle(parser)
+    parser.add_argument("--rootless", action="store_true", help="for a user other than root")
 
 
-@main.command()
-@_bundle
-@click.option("--rootless", is_flag=True, help="For a user other than root.")
-def spec(bundle: str, rootless: bool) -> None:
-    """Write a config.json to begin with."""
-    from .template import template
-
-    path = os.path.join(bundle, "config.json")
-    with open(path, "x", encoding="utf-8") as file:
-        json.dump(template(rootless=rootless), file, indent="\t")
-        file.write("\n")
+def _nothing(parser: argparse.ArgumentParser) -> None:
+    del parser
 
 
-@main.command()
-def features() -> None:
-    """Print what this runtime can do, as JSON."""
-    from ..oci.features import features_document
-
-    click.echo(json.dumps(json.loads(features_document()), indent=2))
+_COMMANDS: Final[Sequence[tuple[str, Callable[[argparse.Namespace], int], Add]]] = (
+    ("create", commands.create, _new_container),
+    ("start", commands.start, _id),
+    ("run", commands.run, _run),
+    ("state", commands.state, _id),
+    ("kill", commands.kill, _kill),
+    ("delete", commands.delete, _delete),
+    ("list", commands.list_containers, _list),
+    ("ps", commands.ps, _ps),
+    ("spec", commands.spec, _spec),
+    ("features", commands.features, _nothing),
+)

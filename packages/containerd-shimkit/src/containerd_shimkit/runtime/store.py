@@ -127,9 +127,14 @@ class Store:
             raise AlreadyExistsError(f"container {id!r} exists already in {self.root}; delete it first") from None
         return directory
 
-    def write(self, id: str, record: Record) -> None:  # noqa: A002
-        """Note what is known of the new container. Raises: OSError."""
+    def write(self, id: str, record: Record, config: Mapping[str, object]) -> None:  # noqa: A002
+        """Note what is known of the new container, with its configuration, which no later change touches.
+
+        Raises: OSError.
+        """
         directory = self._directory(id)
+        with open(f"{directory}/config.json", "w", encoding="utf-8") as file:
+            json.dump(config, file)
         for name in (_REQUESTS, _REPLIES):
             os.mkfifo(f"{directory}/{name}", 0o600)
         temporary = f"{directory}/.{_RECORD}"
