@@ -77,3 +77,10 @@ sync_environment() {
 }
 
 MEMBERS=(packages/*)
+
+# Whether there is a Go that builds what we test against.
+find_go() {
+  local version
+  version=$(go env GOVERSION 2>/dev/null) || return 1
+  [ "$(printf 'go1.24\n%s\n' "$version" | sort --version-sort | head -1)" = go1.24 ]
+}
