@@ -14,12 +14,13 @@ import json
 import os
 import secrets
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from measuring.containerd_client import Sandboxed
 from measuring.direct import DirectShim, TaskClient, direct_shim
@@ -38,6 +39,8 @@ FILTERED = "Without containerd, under the seccomp profile of ctr"
 WHOLE = "containers, with snapshot"
 TASKS = "tasks of containers that are there"
 RUNC_RUN, CRUN_RUN = "native, runc run", "native, crun run"
+OWN_RUN = "native, containerd-shimkit-oci run"
+_OWN: Final = os.path.join(os.path.dirname(sys.executable), "containerd-shimkit-oci")
 _CLIENT = "client"
 _RATE = "1/s"
 
@@ -159,6 +162,7 @@ def directly(stage: Stage, load: Load, title: str, profile: dict[str, Any] | Non
             NATIVE_OURS.name: lambda: shim_rate(stage, load, NATIVE_OURS, change),
             RUNC_RUN: lambda: run_rate(stage, load, "runc", change),
             CRUN_RUN: lambda: run_rate(stage, load, "crun", change),
+            OWN_RUN: lambda: run_rate(stage, load, _OWN, change),
         },
     )
     values = {name: [each for each in rates if each is not None] for name, rates in found.items()}
