@@ -267,3 +267,29 @@ def test_it_serves_containerds_own_shim_as_its_runtime(
     containerd.ctr("containers", "delete", "two")
     failed = containerd.ctr("run", "--rm", *binary, image, "three", "/nowhere", check=False)
     assert "'/nowhere' is no program of this container" in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("users", "uid", "home"),
+    [
+        (None, 0, "/"),
+        ("root:x:0:0::/root:/bin/sh\nme:x:1000:1000::/home/me:/bin/sh\n", 1000, "/home/me"),
+        ("root:x:0:0::/root:/bin/sh\n", 1000, "/"),
+        ("\n:::\nbroken\nme:x:1000:1000:::\n", 1000, "/"),
+    ],
+)
+def test_a_program_without_a_home_gets_that_of_its_user(bundle: Bundle, users: str | None, uid: int, home: str) -> None:
+    if users is not None:
+        (bundle.directory / "rootfs" / "etc").mkdir()
+        (bundle.directory / "rootfs" / "etc" / "passwd").write_text(users)
+    bundle.change(lambda spec: spec["process"]["user"].update(uid=uid))
+    assert bundle.run('echo "$HOME"').stdout == f"{home}\n"
+    bundle.change(lambda spec: spec["process"]["env"].append("HOME=/own"))
+    assert bundle.run('echo "$HOME"').stdout == "/own\n"
+
+
+def test_users_of_the_host_are_not_looked_at(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "users").write_text("root:x:0:0::/of-the-host:/bin/sh\n")
+    (bundle.directory / "rootfs" / "etc").mkdir()
+    (bundle.directory / "rootfs" / "etc" / "passwd").symlink_to(tmp_path / "users")
+    assert bundle.run('echo "$HOME"').stdout == "/\n"

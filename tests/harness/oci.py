@@ -18,7 +18,24 @@ from harness.images import BUSYBOX
 
 PROGRAM = os.path.join(os.path.dirname(sys.executable), "containerd-shimkit-oci")
 TIMEOUT = 60
-_TOOLS = ("sh", "cat", "echo", "sleep", "id", "ls", "readlink", "touch", "kill", "true", "stty", "tty", "ps")
+_TOOLS = (
+    "sh",
+    "cat",
+    "cut",
+    "echo",
+    "env",
+    "grep",
+    "hostname",
+    "id",
+    "kill",
+    "ls",
+    "ps",
+    "readlink",
+    "rm",
+    "sleep",
+    "stty",
+)
+_MORE = ("test", "touch", "tr", "true", "tty", "umask")
 
 
 @dataclass(slots=True)
@@ -106,7 +123,7 @@ def lay_out(directory: Path, root: Path, **settings: Any) -> Bundle:
     programs.mkdir(parents=True)
     (programs / "busybox").write_bytes(Path(BUSYBOX).read_bytes())
     (programs / "busybox").chmod(0o755)
-    for name in _TOOLS:
+    for name in (*_TOOLS, *_MORE):
         (programs / name).symlink_to("busybox")
     spec = default_spec(["sleep", "1000"], **settings)
     (directory / "config.json").write_text(json.dumps(spec))

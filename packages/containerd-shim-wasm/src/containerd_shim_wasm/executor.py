@@ -96,7 +96,7 @@ class WasmExecutor:
             )
         if isinstance(decision, RunNative):
             self._native = LinuxExecutor(self._args, self._environment)
-            self._native.use(decision.path)
+            self._native.use(decision.path, inside)
             return Preparation()
         found = places[decision.index].found
         assert found is not None, "a place without a file was chosen"

@@ -27,6 +27,9 @@ __all__ = [
     "look_up",
 ]
 
+_USERS: Final = "/etc/passwd"
+_MOST_OF_USERS: Final = 1 << 20  # bytes
+_HOME_FIELD: Final = 5
 _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -37,6 +40,7 @@ class Inside:
     root_fd: int
     annotations: Mapping[str, str]
     channel: Channel
+    user: int = 0  # whom the program will run as
 
     def ask(self, question: Message, descriptors: Sequence[int] = ()) -> tuple[Message, list[int]]:
         """Put *question* to the shim and wait for its answer.
@@ -134,6 +138,25 @@ def look_up(root_fd: int, path: str) -> Found | str:
         os.close(handle)
 
 
+def _home_of(user: int, root_fd: int) -> str:
+    """The directory that the container's /etc/passwd gives a *user*; `/` without one, as other runtimes have it."""
+    found = look_up(root_fd, _USERS)
+    if isinstance(found, str):
+        return "/"
+    try:
+        content = os.pread(found.descriptor, _MOST_OF_USERS, 0)
+    except OSError:
+        return "/"
+    finally:
+        os.close(found.descriptor)
+    wanted = b"%d" % user
+    for line in content.splitlines():
+        fields = line.split(b":")
+        if len(fields) >= _HOME_FIELD + 1 and fields[2] == wanted and b"\0" not in fields[_HOME_FIELD]:
+            return os.fsdecode(fields[_HOME_FIELD]) or "/"
+    return "/"
+
+
 class LinuxExecutor:
     """Runs a native program by execve(2), with the specification's arguments and environment and nothing else."""
 
@@ -165,15 +188,17 @@ class LinuxExecutor:
             if not found.mode & 0o111:
                 reasons.append(f"{path}: not executable; chmod +x it in the image")
                 continue
-            self._path = path
+            self.use(path, inside)
             return Preparation()
         raise InvalidArgumentError(
             f"process.args[0] {self._args[0]!r} is no program of this container ({'; '.join(reasons)})"
         )
 
-    def use(self, path: str) -> None:
-        """Take *path*, which somebody else has looked up, for the program."""
+    def use(self, path: str, inside: Inside) -> None:
+        """Take *path*, which has been looked up, for the program. It gets a HOME, unless it has one."""
         self._path = path
+        if "HOME" not in self._environment:
+            self._environment["HOME"] = _home_of(inside.user, inside.root_fd)
 
     def run(self, line: Line) -> int:
         """Become the program: the channel closes with the execve, which tells the shim that it runs.

@@ -120,7 +120,7 @@ def _build(task: InitTask, kept: Collection[int]) -> Site:
     _check_rootfs(steps.rootfs)
     _apply_all(steps.host, site)
     _apply_all(steps.root, site)
-    prepared = task.executor.prepare(Inside(site.root_fd, task.annotations, task.channel))
+    prepared = task.executor.prepare(Inside(site.root_fd, task.annotations, task.channel, steps.user))
     _check_threads()
     own = -1
     if not prepared.procfs:

@@ -63,12 +63,13 @@ _DEFAULT_LINKS: Final = (
     ("/dev/stderr", "/proc/self/fd/2"),
     ("/dev/ptmx", "pts/ptmx"),
 )
-# making any node is allowed, for only opening one has an effect; then the default devices, terminals and /dev/pts
+# making any node is allowed, for only opening one has an effect; then the default devices, terminals and /dev/pts,
+# and the tunnels of whoever may make one
 _ALLOWED_DEVICES: Final = (
     DeviceRule(allow=True, type="c", access="m"),
     DeviceRule(allow=True, type="b", access="m"),
     *(DeviceRule(True, "c", major, minor, "rwm") for _name, major, minor in _DEFAULT_DEVICES),
-    *(DeviceRule(True, "c", major, minor, "rwm") for major, minor in ((5, 1), (5, 2), (136, None))),
+    *(DeviceRule(True, "c", major, minor, "rwm") for major, minor in ((5, 2), (136, None), (10, 200))),
 )
 _PROC_FILES: Final = frozenset(
     f"/proc/{name}"
