@@ -11,26 +11,21 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Final
 
 from ..errors import InternalError, InvalidArgumentError, PermissionDeniedError, ResourceExhaustedError, ShimError
-from ..linux import capabilities, mounts, namespaces, paths, process, rlimits, seccomp
+from ..linux import mounts, paths
 from ..linux.cgroups import CgroupV1
 from ..oci import mount_options as ms
 from ..oci.hooks import Hook
-from .channel import Channel
+from . import apply_namespaces, apply_process
 from .hooks import run_hooks
 from .operations import (
     BindMount,
-    BringLoopbackUp,
-    ChangeDirectory,
     DeviceNode,
-    DropPrivileges,
     FilesystemMount,
     InstallSeccomp,
     JoinCgroup,
-    JoinNamespace,
     MakeDirectory,
     MaskPath,
     Operation,
@@ -39,22 +34,18 @@ from .operations import (
     ReadonlyPath,
     ReadonlyRoot,
     RunHooks,
-    SetDomainname,
-    SetHostname,
     SetOomScoreAdj,
     SetRlimit,
-    SetSysctl,
     SymbolicLink,
-    Unshare,
     WaitForHooks,
 )
+from .site import Site
 from .steps import Step, describe
 
 __all__ = ["Site", "apply", "make_cgroup"]
 
 _NO_LINKS: Final = ("proc", "sysfs")
 _STRICT: Final = paths.RESOLVE_IN_ROOT | paths.RESOLVE_NO_SYMLINKS
-_NAMESPACE_FILES: Final = {"network": "net", "mount": "mnt"}
 _LONGEST: Final = 160
 _WRONG: Final = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.ENODEV, errno.EXDEV)
 _FORBIDDEN: Final = (errno.EPERM, errno.EACCES, errno.EROFS)
@@ -64,18 +55,6 @@ _KINDS: Final[dict[int, type[ShimError]]] = {
     **dict.fromkeys(_FORBIDDEN, PermissionDeniedError),
     **dict.fromkeys(_EXHAUSTED, ResourceExhaustedError),
 }
-
-
-@dataclass(slots=True)
-class Site:
-    """Where the operations happen: the root's path on the host, the container's cgroup, and the new root once made."""
-
-    rootfs: str
-    cgroup: CgroupV1
-    channel: Channel | None = field(default=None)  # to the shim
-    root_fd: int = field(default=-1)
-    hosts: set[str] = field(default_factory=lambda: set[str]())  # joined namespaces that are the host's own
-    has_directory: bool = field(default=False)
 
 
 def apply(step: Step, site: Site) -> None:
@@ -129,39 +108,9 @@ def _cure(step: Step, error: OSError) -> str:
             return ""
 
 
-def _set_oom_score_adj(site: Site, value: int) -> None:
-    del site
-    _write("/proc/self/oom_score_adj", str(value))
-
-
 def _join_cgroup(site: Site, resources: None) -> None:
     del resources  # limits are the shim's to set: `make_cgroup`
     site.cgroup.join()
-
-
-def _unshare(site: Site, kinds: tuple[str, ...]) -> None:
-    del site
-    namespaces.unshare(sum(namespaces.NAMESPACE_FLAGS[kind] for kind in kinds))
-
-
-def _bring_loopback_up(site: Site) -> None:
-    del site
-    namespaces.bring_loopback_up()
-
-
-def _set_sysctl(site: Site, name: str, value: str, namespace: str) -> None:
-    _refuse_hosts(site, namespace)
-    _write(f"/proc/sys/{name}", value)
-
-
-def _set_hostname(site: Site, name: str) -> None:
-    _refuse_hosts(site, "uts")
-    namespaces.set_hostname(name)
-
-
-def _set_domainname(site: Site, name: str) -> None:
-    _refuse_hosts(site, "uts")
-    namespaces.set_domainname(name)
 
 
 def _make_directory(site: Site, path: str) -> None:
@@ -170,34 +119,6 @@ def _make_directory(site: Site, path: str) -> None:
 
 def _make_root_readonly(site: Site) -> None:
     _remount(site.root_fd, ms.MS_RDONLY, 0)
-
-
-def _set_rlimit(site: Site, kind: str, soft: int, hard: int) -> None:
-    del site
-    rlimits.set_rlimit(kind, soft, hard)
-
-
-def _refuse_hosts(site: Site, kind: str) -> None:
-    if kind in site.hosts:
-        raise OSError(errno.EPERM, f"the {kind} namespace that is joined is the host's own: set it on the host")
-
-
-def _write(path: str, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(descriptor, text.encode())
-    finally:
-        os.close(descriptor)
-
-
-def _join_namespace(site: Site, kind: str, path: str) -> None:
-    descriptor = namespaces.open_namespace(path, kind)
-    try:
-        if os.path.samestat(os.fstat(descriptor), os.stat(f"/proc/self/ns/{_NAMESPACE_FILES.get(kind, kind)}")):
-            site.hosts.add(kind)
-        namespaces.setns(descriptor, namespaces.NAMESPACE_FLAGS[kind])
-    finally:
-        os.close(descriptor)
 
 
 def _prepare_root(site: Site, recursive_slave: bool) -> None:
@@ -347,54 +268,6 @@ def _pivot(site: Site) -> None:
     site.root_fd = -1
 
 
-def _drop_privileges(
-    site: Site,
-    uid: int,
-    gid: int,
-    groups: tuple[int, ...],
-    umask: int,
-    bounding: int,
-    effective: int,
-    permitted: int,
-    inheritable: int,
-    ambient: int,
-    no_new_privileges: bool,
-) -> None:
-    """The sets of capabilities are masks."""
-    del site
-    capabilities.drop_bounding(bounding)
-    capabilities.set_keep_caps(True)  # or the change of uid would empty the permitted set
-    os.setgroups(list(groups))
-    os.setresgid(gid, gid, gid)
-    os.setresuid(uid, uid, uid)
-    capabilities.set_keep_caps(False)
-    capabilities.set_capabilities(effective, permitted, inheritable)
-    capabilities.set_ambient(ambient)
-    if no_new_privileges:
-        process.set_no_new_privs()
-    os.umask(umask)
-
-
-def _install_seccomp(site: Site, flags: tuple[str, ...] | None, program: bytes) -> None:
-    del site
-    seccomp.install_filter(program, seccomp.filter_flags(flags))
-
-
-def _change_directory(site: Site, path: str, may_be_denied: bool) -> None:
-    if site.has_directory:
-        return
-    try:
-        os.chdir(path)
-    except PermissionError:
-        if may_be_denied:
-            return
-        raise
-    site.has_directory = True
-    # a path such as /proc/self/fd/7 would lead out of the root if any descriptor of the host were still open
-    if not os.getcwd().startswith("/"):
-        raise OSError(errno.EPERM, "the working directory is outside of the container", path)
-
-
 def _wait_for_hooks(site: Site) -> None:
     channel = site.channel
     assert channel is not None, "an init has one"
@@ -413,29 +286,20 @@ def _run_hooks(
 
 
 _KINDS_OF_WORK: Final[dict[type[Operation], Callable[..., None]]] = {
-    SetOomScoreAdj: _set_oom_score_adj,
     JoinCgroup: _join_cgroup,
-    JoinNamespace: _join_namespace,
-    Unshare: _unshare,
-    BringLoopbackUp: _bring_loopback_up,
     PrepareRoot: _prepare_root,
     BindMount: _bind,
     FilesystemMount: _mount_filesystem,
     DeviceNode: _make_device,
     SymbolicLink: _make_link,
-    SetSysctl: _set_sysctl,
-    SetHostname: _set_hostname,
-    SetDomainname: _set_domainname,
     MakeDirectory: _make_directory,
     MaskPath: _mask,
     ReadonlyPath: _make_readonly,
     ReadonlyRoot: _make_root_readonly,
     PivotRoot: _pivot,
-    SetRlimit: _set_rlimit,
-    DropPrivileges: _drop_privileges,
-    InstallSeccomp: _install_seccomp,
-    ChangeDirectory: _change_directory,
     WaitForHooks: _wait_for_hooks,
     RunHooks: _run_hooks,
+    **apply_namespaces.WORK,
+    **apply_process.WORK,
 }
 _WORK: Final = {kind.__name__: work for kind, work in _KINDS_OF_WORK.items()}

@@ -12,22 +12,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ..errors import InvalidArgumentError, ShimError, UnimplementedError
+from ..errors import InvalidArgumentError
 from ..oci import mount_options as ms
 from ..oci.hooks import state_document
 from ..oci.resources import DeviceRule, Resources
-from ..oci.seccomp import flags_of
 from ..oci.spec import Device, Linux, Mount, Process, Spec
 from .operations import (
     BindMount,
-    BringLoopbackUp,
-    ChangeDirectory,
     DeviceNode,
-    DropPrivileges,
     FilesystemMount,
     InstallSeccomp,
     JoinCgroup,
-    JoinNamespace,
     MakeDirectory,
     MaskPath,
     Operation,
@@ -36,15 +31,13 @@ from .operations import (
     ReadonlyPath,
     ReadonlyRoot,
     RunHooks,
-    SetDomainname,
-    SetHostname,
     SetOomScoreAdj,
-    SetRlimit,
-    SetSysctl,
     SymbolicLink,
-    Unshare,
     WaitForHooks,
 )
+from .plan_namespaces import kinds_of, namespace_steps, setting_steps
+from .plan_process import filter_steps, process_steps
+from .refusals import unsupported
 
 __all__ = ["Plan", "plan_container", "with_filter"]
 
@@ -76,10 +69,6 @@ _PROC_FILES: Final = frozenset(
     for name in ("cpuinfo", "diskstats", "loadavg", "meminfo", "net/dev", "slabinfo", "stat", "swaps", "uptime")
 )
 _DEVICE_TYPES: Final = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
-_JOINABLE: Final = ("ipc", "uts", "network", "cgroup")
-_IPC_SYSCTLS: Final = frozenset(
-    f"kernel/{name}" for name in ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +97,7 @@ def plan_container(spec: Spec, bundle: str, id: str = "") -> Plan:  # noqa: A002
     """
     process, linux = _required(spec)
     _refuse_unsupported(spec, process, linux)
-    kinds = {namespace.type: namespace.path for namespace in linux.namespaces}
-    _check_namespaces(kinds)
+    kinds = kinds_of(linux)
     root_path = spec.root.path if spec.root else "rootfs"
     return Plan(
         process_spec=process,
@@ -122,9 +110,9 @@ def plan_container(spec: Spec, bundle: str, id: str = "") -> Plan:  # noqa: A002
             *_hooks("createContainer", "creating", spec, bundle, id),
         ),
         seal=tuple(_seal_steps(spec, linux)),
-        process=tuple(_process_steps(process, linux)),
+        process=tuple(process_steps(process, linux)),
         last=(
-            *(_filter(linux) if process.no_new_privileges else ()),
+            *(filter_steps(linux) if process.no_new_privileges else ()),
             *_hooks("startContainer", "created", spec, bundle, id),
         ),
     )
@@ -182,43 +170,16 @@ def _refuse_unsupported(spec: Spec, process: Process, linux: Linux) -> None:
     }
     for field, value in asked.items():
         if value:
-            raise _unsupported(field, "is set")
+            raise unsupported(field, "is set")
     if linux.rootfs_propagation not in ("", "private", "rprivate", "slave", "rslave"):
-        raise _unsupported("linux.rootfsPropagation", f"is {linux.rootfs_propagation!r}")
-
-
-def _unsupported(field: str, what: str) -> ShimError:
-    return UnimplementedError(
-        f"config.json: {field} {what}, which this version of the shim does not support; leave it out, "
-        "or run this container with another runtime"
-    )
-
-
-def _check_namespaces(kinds: dict[str, str]) -> None:
-    for kind, path in kinds.items():
-        if kind in ("user", "time"):
-            raise _unsupported(f"linux.namespaces: {kind}", "is asked for")
-        if kind not in ("mount", "pid", *_JOINABLE):
-            raise InvalidArgumentError(f"config.json: linux.namespaces has the unknown type {kind!r}")
-        if path and not posixpath.isabs(path):
-            raise InvalidArgumentError(f"config.json: the {kind} namespace's path {path!r} is not absolute")
-    if "mount" not in kinds:
-        raise InvalidArgumentError("config.json: linux.namespaces has no `mount`: a container needs mounts of its own")
-    if kinds["mount"]:
-        raise _unsupported("linux.namespaces: mount", f"is to be joined at {kinds['mount']!r}")
+        raise unsupported("linux.rootfsPropagation", f"is {linux.rootfs_propagation!r}")
 
 
 def _host_steps(process: Process, linux: Linux, kinds: dict[str, str]) -> Iterator[Operation]:
     if process.oom_score_adj is not None:
         yield SetOomScoreAdj(process.oom_score_adj)
     yield JoinCgroup(_with_default_devices(linux.resources))
-    # joined before the new mount namespace exists, while their paths can still be seen
-    yield from (JoinNamespace(kind, kinds[kind]) for kind in _JOINABLE if kinds.get(kind))
-    # the cgroup namespace's root is the cgroup that this process is in: it comes after the join
-    new = tuple(kind for kind in ("mount", *_JOINABLE) if kinds.get(kind) == "")
-    yield Unshare(new)
-    if "network" in new:
-        yield BringLoopbackUp()
+    yield from namespace_steps(kinds)
 
 
 def _with_default_devices(resources: Resources | None) -> Resources | None:
@@ -243,12 +204,7 @@ def _root_steps(spec: Spec, linux: Linux, kinds: dict[str, str]) -> Iterator[Ope
             yield SymbolicLink(path, points_to)
     elif linux.devices:
         raise InvalidArgumentError("config.json: linux.devices are asked for, but /dev is a bind mount of the host's")
-    yield from _plan_sysctls(linux, kinds)
-    for field, name in (("hostname", spec.hostname), ("domainname", spec.domainname)):
-        if name:
-            if "uts" not in kinds:
-                raise InvalidArgumentError(f"config.json: {field} is {name!r} but linux.namespaces has no `uts`")
-            yield SetHostname(name) if field == "hostname" else SetDomainname(name)
+    yield from setting_steps(spec, linux, kinds)
 
 
 def _is_bind(mount: Mount) -> bool:
@@ -257,10 +213,10 @@ def _is_bind(mount: Mount) -> bool:
 
 def _plan_mount(mount: Mount, field: str) -> Operation:
     if mount.uid_mappings or mount.gid_mappings:
-        raise _unsupported(f"{field}.uidMappings", "is set")
+        raise unsupported(f"{field}.uidMappings", "is set")
     options = ms.parse_options(mount.options)
     if options.unsupported:
-        raise _unsupported(f"{field}.options", f"has {options.unsupported[0]!r}")
+        raise unsupported(f"{field}.options", f"has {options.unsupported[0]!r}")
     if not posixpath.isabs(mount.destination):
         raise InvalidArgumentError(f"config.json: {field}.destination {mount.destination!r} is not an absolute path")
     target = posixpath.normpath(mount.destination)
@@ -268,7 +224,7 @@ def _plan_mount(mount: Mount, field: str) -> Operation:
         raise InvalidArgumentError(f"config.json: {field}.destination is '/': the root file system stands there")
     _check_proc(mount, target, field)
     if any(each & ms.MS_SHARED for each in options.propagation):
-        raise _unsupported(f"{field}.options", "has `shared` propagation")
+        raise unsupported(f"{field}.options", "has `shared` propagation")
     if _is_bind(mount):
         if not posixpath.isabs(mount.source):
             raise InvalidArgumentError(f"config.json: {field}.source {mount.source!r} of a bind mount is not absolute")
@@ -276,7 +232,7 @@ def _plan_mount(mount: Mount, field: str) -> Operation:
         flags = options.flags & ~(ms.MS_BIND | ms.MS_REC)
         return BindMount(mount.source, target, recursive, flags, options.cleared, options.propagation)
     if mount.type in ("", "cgroup", "cgroup2"):
-        raise _unsupported(f"{field}.type", f"is {mount.type!r}")
+        raise unsupported(f"{field}.type", f"is {mount.type!r}")
     flags = options.flags & ~ms.MS_REC
     if target == "/dev":
         flags &= ~ms.MS_RDONLY  # it is filled first; `_seal_steps` makes it read-only
@@ -305,28 +261,6 @@ def _plan_device(device: Device, field: str) -> DeviceNode:
     return DeviceNode(path, mode, device.major or 0, device.minor or 0, device.uid or 0, device.gid or 0)
 
 
-def _plan_sysctls(linux: Linux, kinds: dict[str, str]) -> Iterator[SetSysctl]:
-    for key, value in linux.sysctl.items():
-        name = key if "/" in key else key.replace(".", "/")
-        if not all(part and part != ".." for part in name.split("/")):
-            raise InvalidArgumentError(f"config.json: linux.sysctl has the malformed name {key!r}")
-        if name.startswith("net/"):
-            needs = "network"
-        elif name in _IPC_SYSCTLS or name.startswith("fs/mqueue/"):
-            needs = "ipc"
-        elif name == "kernel/domainname":
-            needs = "uts"
-        else:
-            raise InvalidArgumentError(
-                f"config.json: linux.sysctl {key!r} belongs to no namespace: it would change the host; set it there"
-            )
-        if needs not in kinds:
-            raise InvalidArgumentError(
-                f"config.json: linux.sysctl {key!r} needs a namespace of type `{needs}`, or it would change the host"
-            )
-        yield SetSysctl(name, value, needs)
-
-
 def _seal_steps(spec: Spec, linux: Linux) -> Iterator[Operation]:
     if spec.process:
         yield MakeDirectory(posixpath.normpath(spec.process.cwd))
@@ -340,28 +274,6 @@ def _seal_steps(spec: Spec, linux: Linux) -> Iterator[Operation]:
     yield PivotRoot()
 
 
-def _process_steps(process: Process, linux: Linux) -> Iterator[Operation]:
-    yield from (SetRlimit(limit.type, limit.soft, limit.hard) for limit in process.rlimits)
-    # as root if that is possible, else as the user: a directory of root's alone works either way, as with runc
-    yield ChangeDirectory(process.cwd, may_be_denied=True)
-    capabilities, user = process.capabilities, process.user
-    if not process.no_new_privileges:
-        yield from _filter(linux)  # it takes a capability that goes next
-    yield DropPrivileges(
-        uid=user.uid,
-        gid=user.gid,
-        groups=user.additional_gids,
-        umask=0o022 if user.umask is None else user.umask,
-        bounding=capabilities.bounding if capabilities else (),
-        effective=capabilities.effective if capabilities else (),
-        permitted=capabilities.permitted if capabilities else (),
-        inheritable=capabilities.inheritable if capabilities else (),
-        ambient=capabilities.ambient if capabilities else (),
-        no_new_privileges=process.no_new_privileges,
-    )
-    yield ChangeDirectory(process.cwd)
-
-
 def _hooks_outside(spec: Spec) -> Iterator[Operation]:
     if spec.hooks.keys() & {"prestart", "createRuntime"}:
         yield WaitForHooks()
@@ -371,8 +283,3 @@ def _hooks(kind: str, status: str, spec: Spec, bundle: str, id: str) -> Iterator
     if hooks := spec.hooks.get(kind):
         state = state_document(id, status, 0, bundle, spec.annotations)
         yield RunHooks(kind, tuple((each.path, each.args, each.env, each.timeout) for each in hooks), state)
-
-
-def _filter(linux: Linux) -> Iterator[Operation]:
-    if linux.seccomp is not None:
-        yield InstallSeccomp(flags_of(linux.seccomp))

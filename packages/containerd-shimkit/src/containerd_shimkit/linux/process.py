@@ -19,6 +19,7 @@ __all__ = [
     "set_dumpable",
     "set_name",
     "set_no_new_privs",
+    "set_oom_score_adj",
     "set_parent_death_signal",
 ]
 
@@ -41,6 +42,18 @@ def set_child_subreaper(enabled: bool = True) -> None:
 def set_no_new_privs() -> None:
     """Let no execve(2) of this process, or of its children, ever gain privileges. Raises: OSError. Source: prctl(2)."""
     _prctl("PR_SET_NO_NEW_PRIVS", _PR_SET_NO_NEW_PRIVS, 1)
+
+
+def set_oom_score_adj(value: int) -> None:
+    """How readily the out-of-memory killer picks this process, -1000 to 1000.
+
+    Raises: OSError (EACCES: it is lowered with CAP_SYS_RESOURCE only). Source: proc_pid_oom_score_adj(5).
+    """
+    descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, str(value).encode())
+    finally:
+        os.close(descriptor)
 
 
 def set_dumpable(enabled: bool) -> None:

@@ -1,0 +1,74 @@
+"""Carries out the steps that make and enter namespaces, and that set what belongs to them."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import Final
+
+from ..linux import namespaces
+from .operations import BringLoopbackUp, JoinNamespace, Operation, SetDomainname, SetHostname, SetSysctl, Unshare
+from .site import Site
+
+__all__ = ["WORK"]
+
+_NAMESPACE_FILES: Final = {"network": "net", "mount": "mnt"}
+
+
+def _unshare(site: Site, kinds: tuple[str, ...]) -> None:
+    del site
+    namespaces.unshare(sum(namespaces.NAMESPACE_FLAGS[kind] for kind in kinds))
+
+
+def _bring_loopback_up(site: Site) -> None:
+    del site
+    namespaces.bring_loopback_up()
+
+
+def _set_sysctl(site: Site, name: str, value: str, namespace: str) -> None:
+    _refuse_hosts(site, namespace)
+    _write(f"/proc/sys/{name}", value)
+
+
+def _set_hostname(site: Site, name: str) -> None:
+    _refuse_hosts(site, "uts")
+    namespaces.set_hostname(name)
+
+
+def _set_domainname(site: Site, name: str) -> None:
+    _refuse_hosts(site, "uts")
+    namespaces.set_domainname(name)
+
+
+def _refuse_hosts(site: Site, kind: str) -> None:
+    if kind in site.hosts:
+        raise OSError(errno.EPERM, f"the {kind} namespace that is joined is the host's own: set it on the host")
+
+
+def _write(path: str, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+def _join_namespace(site: Site, kind: str, path: str) -> None:
+    descriptor = namespaces.open_namespace(path, kind)
+    try:
+        if os.path.samestat(os.fstat(descriptor), os.stat(f"/proc/self/ns/{_NAMESPACE_FILES.get(kind, kind)}")):
+            site.hosts.add(kind)
+        namespaces.setns(descriptor, namespaces.NAMESPACE_FLAGS[kind])
+    finally:
+        os.close(descriptor)
+
+
+WORK: Final[dict[type[Operation], Callable[..., None]]] = {
+    JoinNamespace: _join_namespace,
+    Unshare: _unshare,
+    BringLoopbackUp: _bring_loopback_up,
+    SetSysctl: _set_sysctl,
+    SetHostname: _set_hostname,
+    SetDomainname: _set_domainname,
+}

@@ -1,0 +1,81 @@
+"""Carries out the steps that make the init's process what the specification says of its own."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import Final
+
+from ..linux import capabilities, process, rlimits, seccomp
+from .operations import ChangeDirectory, DropPrivileges, InstallSeccomp, Operation, SetOomScoreAdj, SetRlimit
+from .site import Site
+
+__all__ = ["WORK"]
+
+
+def _set_oom_score_adj(site: Site, value: int) -> None:
+    del site
+    process.set_oom_score_adj(value)
+
+
+def _set_rlimit(site: Site, kind: str, soft: int, hard: int) -> None:
+    del site
+    rlimits.set_rlimit(kind, soft, hard)
+
+
+def _drop_privileges(
+    site: Site,
+    uid: int,
+    gid: int,
+    groups: tuple[int, ...],
+    umask: int,
+    bounding: int,
+    effective: int,
+    permitted: int,
+    inheritable: int,
+    ambient: int,
+    no_new_privileges: bool,
+) -> None:
+    """The sets of capabilities are masks."""
+    del site
+    capabilities.drop_bounding(bounding)
+    capabilities.set_keep_caps(True)  # or the change of uid would empty the permitted set
+    os.setgroups(list(groups))
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    capabilities.set_keep_caps(False)
+    capabilities.set_capabilities(effective, permitted, inheritable)
+    capabilities.set_ambient(ambient)
+    if no_new_privileges:
+        process.set_no_new_privs()
+    os.umask(umask)
+
+
+def _install_seccomp(site: Site, flags: tuple[str, ...] | None, program: bytes) -> None:
+    del site
+    seccomp.install_filter(program, seccomp.filter_flags(flags))
+
+
+def _change_directory(site: Site, path: str, may_be_denied: bool) -> None:
+    if site.has_directory:
+        return
+    try:
+        os.chdir(path)
+    except PermissionError:
+        if may_be_denied:
+            return
+        raise
+    site.has_directory = True
+    # a path such as /proc/self/fd/7 would lead out of the root if any descriptor of the host were still open
+    if not os.getcwd().startswith("/"):
+        raise OSError(errno.EPERM, "the working directory is outside of the container", path)
+
+
+WORK: Final[dict[type[Operation], Callable[..., None]]] = {
+    SetOomScoreAdj: _set_oom_score_adj,
+    SetRlimit: _set_rlimit,
+    DropPrivileges: _drop_privileges,
+    InstallSeccomp: _install_seccomp,
+    ChangeDirectory: _change_directory,
+}

@@ -1,0 +1,79 @@
+"""Plans the namespaces that a container has, and what is set in them. Pure."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from ..errors import InvalidArgumentError
+from ..oci.spec import Linux, Spec
+from .operations import BringLoopbackUp, JoinNamespace, Operation, SetDomainname, SetHostname, SetSysctl, Unshare
+from .refusals import unsupported
+
+__all__ = ["kinds_of", "namespace_steps", "setting_steps"]
+
+_JOINABLE: Final = ("ipc", "uts", "network", "cgroup")
+_IPC_SYSCTLS: Final = frozenset(
+    f"kernel/{name}" for name in ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
+)
+
+
+def kinds_of(linux: Linux) -> dict[str, str]:
+    """The namespaces that are asked for: paths by kind, empty for a new one. Raises: ShimError for a bad one."""
+    kinds = {namespace.type: namespace.path for namespace in linux.namespaces}
+    for kind, path in kinds.items():
+        if kind in ("user", "time"):
+            raise unsupported(f"linux.namespaces: {kind}", "is asked for")
+        if kind not in ("mount", "pid", *_JOINABLE):
+            raise InvalidArgumentError(f"config.json: linux.namespaces has the unknown type {kind!r}")
+        if path and not posixpath.isabs(path):
+            raise InvalidArgumentError(f"config.json: the {kind} namespace's path {path!r} is not absolute")
+    if "mount" not in kinds:
+        raise InvalidArgumentError("config.json: linux.namespaces has no `mount`: a container needs mounts of its own")
+    if kinds["mount"]:
+        raise unsupported("linux.namespaces: mount", f"is to be joined at {kinds['mount']!r}")
+    return kinds
+
+
+def namespace_steps(kinds: Mapping[str, str]) -> Iterator[Operation]:
+    """The steps that enter them."""
+    # joined before the new mount namespace exists, while their paths can still be seen
+    yield from (JoinNamespace(kind, kinds[kind]) for kind in _JOINABLE if kinds.get(kind))
+    # the cgroup namespace's root is the cgroup that this process is in: it comes after the join
+    new = tuple(kind for kind in ("mount", *_JOINABLE) if kinds.get(kind) == "")
+    yield Unshare(new)
+    if "network" in new:
+        yield BringLoopbackUp()
+
+
+def setting_steps(spec: Spec, linux: Linux, kinds: Mapping[str, str]) -> Iterator[Operation]:
+    """The steps that set what belongs to a namespace: kernel settings and names."""
+    yield from _plan_sysctls(linux, kinds)
+    for field, name in (("hostname", spec.hostname), ("domainname", spec.domainname)):
+        if name:
+            if "uts" not in kinds:
+                raise InvalidArgumentError(f"config.json: {field} is {name!r} but linux.namespaces has no `uts`")
+            yield SetHostname(name) if field == "hostname" else SetDomainname(name)
+
+
+def _plan_sysctls(linux: Linux, kinds: Mapping[str, str]) -> Iterator[SetSysctl]:
+    for key, value in linux.sysctl.items():
+        name = key if "/" in key else key.replace(".", "/")
+        if not all(part and part != ".." for part in name.split("/")):
+            raise InvalidArgumentError(f"config.json: linux.sysctl has the malformed name {key!r}")
+        if name.startswith("net/"):
+            needs = "network"
+        elif name in _IPC_SYSCTLS or name.startswith("fs/mqueue/"):
+            needs = "ipc"
+        elif name == "kernel/domainname":
+            needs = "uts"
+        else:
+            raise InvalidArgumentError(
+                f"config.json: linux.sysctl {key!r} belongs to no namespace: it would change the host; set it there"
+            )
+        if needs not in kinds:
+            raise InvalidArgumentError(
+                f"config.json: linux.sysctl {key!r} needs a namespace of type `{needs}`, or it would change the host"
+            )
+        yield SetSysctl(name, value, needs)

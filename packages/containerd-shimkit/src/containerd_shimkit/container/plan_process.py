@@ -1,0 +1,38 @@
+"""Plans what the process is that will run: limits, directory, filter, privileges. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..oci.seccomp import flags_of
+from ..oci.spec import Linux, Process
+from .operations import ChangeDirectory, DropPrivileges, InstallSeccomp, Operation, SetRlimit
+
+__all__ = ["filter_steps", "process_steps"]
+
+
+def process_steps(process: Process, linux: Linux) -> Iterator[Operation]:
+    yield from (SetRlimit(limit.type, limit.soft, limit.hard) for limit in process.rlimits)
+    # as root if that is possible, else as the user: a directory of root's alone works either way, as with runc
+    yield ChangeDirectory(process.cwd, may_be_denied=True)
+    capabilities, user = process.capabilities, process.user
+    if not process.no_new_privileges:
+        yield from filter_steps(linux)  # it takes a capability that goes next
+    yield DropPrivileges(
+        uid=user.uid,
+        gid=user.gid,
+        groups=user.additional_gids,
+        umask=0o022 if user.umask is None else user.umask,
+        bounding=capabilities.bounding if capabilities else (),
+        effective=capabilities.effective if capabilities else (),
+        permitted=capabilities.permitted if capabilities else (),
+        inheritable=capabilities.inheritable if capabilities else (),
+        ambient=capabilities.ambient if capabilities else (),
+        no_new_privileges=process.no_new_privileges,
+    )
+    yield ChangeDirectory(process.cwd)
+
+
+def filter_steps(linux: Linux) -> Iterator[Operation]:
+    if linux.seccomp is not None:
+        yield InstallSeccomp(flags_of(linux.seccomp))

@@ -1,0 +1,22 @@
+"""Where a container is being made: what its init knows while it carries the steps out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..linux.cgroups import CgroupV1
+from .channel import Channel
+
+__all__ = ["Site"]
+
+
+@dataclass(slots=True)
+class Site:
+    """Where the operations happen: the root's path on the host, the container's cgroup, and the new root once made."""
+
+    rootfs: str
+    cgroup: CgroupV1
+    channel: Channel | None = field(default=None)  # to the shim
+    root_fd: int = field(default=-1)
+    hosts: set[str] = field(default_factory=lambda: set[str]())  # joined namespaces that are the host's own
+    has_directory: bool = field(default=False)
