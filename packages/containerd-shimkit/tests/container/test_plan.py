@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from containerd_shimkit import InvalidArgumentError, ShimError, UnimplementedError
 from containerd_shimkit.container import operations as op
-from containerd_shimkit.container.plan import Plan, plan_container, with_filter
+from containerd_shimkit.container.plan import Plan, plan_container
 from containerd_shimkit.oci import mount_options as ms
 from containerd_shimkit.oci.defaults import default_spec
 from containerd_shimkit.oci.spec import parse_spec
@@ -64,46 +64,6 @@ def test_the_root_is_sealed_before_the_pivot_and_left_by_nothing_after_it() -> N
     assert op.ReadonlyPath("/proc/sys") in plan.seal
 
 
-def test_limits_then_privileges_then_the_working_directory() -> None:
-    plan = plan_of(put("process.user.umask", 0o77), put("process.cwd", "/work"))
-    kinds = [type(step) for step in plan.process]
-    assert kinds == [op.SetRlimit, op.ChangeDirectory, op.DropPrivileges, op.ChangeDirectory]
-    assert plan.process[1] == op.ChangeDirectory("/work", may_be_denied=True)
-    privileges = plan.process[2]
-    assert isinstance(privileges, op.DropPrivileges)
-    assert (privileges.umask, privileges.groups, privileges.no_new_privileges) == (0o77, (0,), True)
-    assert "CAP_CHOWN" in privileges.bounding
-    assert privileges.ambient == ()
-
-
-FILTER = put("linux.seccomp", {"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_LOG"]})
-
-
-def test_a_filter_comes_last_where_new_privileges_are_ruled_out() -> None:
-    plan = plan_of(FILTER)
-    assert plan.last == (op.InstallSeccomp(("SECCOMP_FILTER_FLAG_LOG",)),)
-    assert with_filter(plan, b"12345678").last == (op.InstallSeccomp(("SECCOMP_FILTER_FLAG_LOG",), b"12345678"),)
-    assert op.InstallSeccomp not in map(type, plan.process)
-
-
-def test_else_it_comes_before_the_capability_that_it_takes_goes() -> None:
-    plan = plan_of(put("linux.seccomp", {"defaultAction": "SCMP_ACT_ALLOW"}), put("process.noNewPrivileges", False))
-    assert [type(step) for step in plan.process][-3:] == [op.InstallSeccomp, op.DropPrivileges, op.ChangeDirectory]
-    assert plan.process[-3] == op.InstallSeccomp(None)
-    assert with_filter(plan, b"12345678").process[-3] == op.InstallSeccomp(None, b"12345678")
-    assert plan.last == ()
-
-
-def test_an_empty_profile_is_none() -> None:
-    assert plan_of(put("linux.seccomp", {})).last == ()
-    assert plan_of(put("linux.seccomp", {"architectures": ["SCMP_ARCH_X86"]})).last == ()
-
-
-def test_flags_that_no_kernel_has_are_named() -> None:
-    with pytest.raises(InvalidArgumentError, match=r"linux\.seccomp\.flags is \['x'\]; it must be made of SECCOMP"):
-        plan_of(put("linux.seccomp", {"defaultAction": "SCMP_ACT_ALLOW", "flags": ["x"]}))
-
-
 def test_the_files_that_lxcfs_gives_may_cover_those_of_proc() -> None:
     bind = {"destination": "/proc/meminfo", "type": "bind", "source": "/var/lib/lxcfs/meminfo", "options": ["bind"]}
     assert plan_of(mounts(bind)).root[1] == op.BindMount("/var/lib/lxcfs/meminfo", "/proc/meminfo")
@@ -122,12 +82,6 @@ def test_the_default_devices_are_allowed_behind_the_specs_own_rules() -> None:
     assert isinstance(without, op.JoinCgroup)
     assert without.resources is not None
     assert without.resources.devices == ()
-
-
-def test_without_capabilities_there_are_none() -> None:
-    plan = plan_of(lambda spec: spec["process"].pop("capabilities"))
-    privileges = next(step for step in plan.process if isinstance(step, op.DropPrivileges))
-    assert (privileges.bounding, privileges.effective, privileges.permitted) == ((), (), ())
 
 
 def test_existing_namespaces_are_joined_and_new_ones_made() -> None:
@@ -218,13 +172,8 @@ def test_a_host_setting_needs_its_namespace() -> None:
         ("process.terminal", True),
         ("process.apparmorProfile", "x"),
         ("process.selinuxLabel", "x"),
-        ("process.scheduler", {"policy": "SCHED_BATCH"}),
-        ("process.ioPriority", {"class": "IOPRIO_CLASS_IDLE"}),
         ("linux.intelRdt", {"closID": "x"}),
         ("linux.netDevices", {"eth0": {}}),
-        ("linux.memoryPolicy", {"mode": "MPOL_INTERLEAVE"}),
-        ("process.execCPUAffinity", {"initial": "0"}),
-        ("linux.personality", {"domain": "LINUX32"}),
         ("linux.mountLabel", "x"),
         ("linux.uidMappings", [{"containerID": 0, "hostID": 1000, "size": 1}]),
         ("linux.resources.blockIO", {"weight": 10}),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from containerd_shimkit.errors import InvalidArgumentError
 from containerd_shimkit.oci import spec as oci
+from containerd_shimkit.oci.attributes import IoPriority, Scheduler
 from containerd_shimkit.oci.hooks import Hook
 from containerd_shimkit.oci.resources import parse_resources
 from containerd_shimkit.oci.spec import parse_spec, read_spec
@@ -89,8 +90,8 @@ def test_every_field_arrives_where_it_belongs() -> None:
         oom_score_adj=-998,
         apparmor_profile="p",
         selinux_label="l",
-        scheduler={"policy": "SCHED_OTHER"},
-        io_priority={"class": "IOPRIO_CLASS_IDLE"},
+        scheduler=Scheduler("SCHED_OTHER"),
+        io_priority=IoPriority("IOPRIO_CLASS_IDLE"),
     )
     assert spec.mounts == (
         oci.Mount("/proc", "proc", "proc", ("nosuid", "ro")),
@@ -131,7 +132,7 @@ def test_every_field_of_linux_arrives_where_it_belongs() -> None:
         rootfs_propagation="rslave",
         uid_mappings=(oci.IdMapping(0, 1000, 5),),
         seccomp={"defaultAction": "SCMP_ACT_ALLOW"},
-        net_devices={"eth1": {}},
+        net_devices={"eth1": "eth1"},
     )
     assert parse_resources(json.dumps(FULL["linux"]["resources"])) == resources
 

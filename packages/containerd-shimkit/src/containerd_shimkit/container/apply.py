@@ -13,7 +13,14 @@ import stat
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from ..errors import InternalError, InvalidArgumentError, PermissionDeniedError, ResourceExhaustedError, ShimError
+from ..errors import (
+    InternalError,
+    InvalidArgumentError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+    ShimError,
+    UnimplementedError,
+)
 from ..linux import mounts, paths
 from ..linux.cgroups import CgroupV1
 from ..oci import mount_options as ms
@@ -34,8 +41,11 @@ from .operations import (
     ReadonlyPath,
     ReadonlyRoot,
     RunHooks,
+    SetIoPriority,
+    SetMemoryPolicy,
     SetOomScoreAdj,
     SetRlimit,
+    SetScheduler,
     SymbolicLink,
     WaitForHooks,
 )
@@ -54,6 +64,7 @@ _KINDS: Final[dict[int, type[ShimError]]] = {
     **dict.fromkeys(_WRONG, InvalidArgumentError),
     **dict.fromkeys(_FORBIDDEN, PermissionDeniedError),
     **dict.fromkeys(_EXHAUSTED, ResourceExhaustedError),
+    errno.ENOSYS: UnimplementedError,
 }
 
 
@@ -98,6 +109,17 @@ def _cure(step: Step, error: OSError) -> str:
             return "; lowering it needs CAP_SYS_RESOURCE: set restrict_oom_score_adj = true in containerd's CRI plugin"
         case SetRlimit.__name__ if error.errno == errno.EPERM:
             return "; raising a hard limit needs CAP_SYS_RESOURCE: ask for less, or raise containerd's own limit"
+        case SetScheduler.__name__ if error.errno == errno.EPERM:
+            return (
+                "; it needs CAP_SYS_NICE, and a real-time policy needs linux.resources.cpu.realtimeRuntime "
+                "where cgroups share that out"
+            )
+        case SetIoPriority.__name__ if error.errno == errno.EPERM:
+            return "; it needs CAP_SYS_NICE: ask for less, or let the shim have that"
+        case SetScheduler.__name__ if error.errno == errno.EBUSY:
+            return "; the CPUs' time is promised to others: ask for less runtime in process.scheduler"
+        case SetMemoryPolicy.__name__ if error.errno in (errno.EINVAL, errno.ENOSYS):
+            return "; this kernel has not what linux.memoryPolicy asks for: see its nodes in /sys/devices/system/node"
         case InstallSeccomp.__name__ if error.errno == errno.EACCES:
             return "; set process.noNewPrivileges, or let the shim have CAP_SYS_ADMIN"
         case InstallSeccomp.__name__ if error.errno == errno.EINVAL:

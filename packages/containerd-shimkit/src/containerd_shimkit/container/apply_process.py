@@ -7,8 +7,19 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-from ..linux import capabilities, process, rlimits, seccomp
-from .operations import ChangeDirectory, DropPrivileges, InstallSeccomp, Operation, SetOomScoreAdj, SetRlimit
+from ..linux import capabilities, memory_policy, process, rlimits, scheduling, seccomp
+from .operations import (
+    ChangeDirectory,
+    DropPrivileges,
+    InstallSeccomp,
+    Operation,
+    SetIoPriority,
+    SetMemoryPolicy,
+    SetOomScoreAdj,
+    SetPersonality,
+    SetRlimit,
+    SetScheduler,
+)
 from .site import Site
 
 __all__ = ["WORK"]
@@ -72,9 +83,35 @@ def _change_directory(site: Site, path: str, may_be_denied: bool) -> None:
         raise OSError(errno.EPERM, "the working directory is outside of the container", path)
 
 
+def _set_scheduler(
+    site: Site, policy: str, nice: int, priority: int, flags: tuple[str, ...], runtime: int, deadline: int, period: int
+) -> None:
+    del site
+    scheduling.set_scheduler(policy, nice, priority, flags, runtime, deadline, period)
+
+
+def _set_io_priority(site: Site, io_class: str, priority: int) -> None:
+    del site
+    scheduling.set_io_priority(io_class, priority)
+
+
+def _set_memory_policy(site: Site, mode: str, nodes: tuple[int, ...], flags: tuple[str, ...]) -> None:
+    del site
+    memory_policy.set_memory_policy(mode, nodes, flags)
+
+
+def _set_personality(site: Site, domain: str) -> None:
+    del site
+    process.set_personality(domain)
+
+
 WORK: Final[dict[type[Operation], Callable[..., None]]] = {
     SetOomScoreAdj: _set_oom_score_adj,
     SetRlimit: _set_rlimit,
+    SetScheduler: _set_scheduler,
+    SetIoPriority: _set_io_priority,
+    SetMemoryPolicy: _set_memory_policy,
+    SetPersonality: _set_personality,
     DropPrivileges: _drop_privileges,
     InstallSeccomp: _install_seccomp,
     ChangeDirectory: _change_directory,

@@ -30,8 +30,12 @@ __all__ = [
     "RunHooks",
     "SetDomainname",
     "SetHostname",
+    "SetIoPriority",
+    "SetMemoryPolicy",
     "SetOomScoreAdj",
+    "SetPersonality",
     "SetRlimit",
+    "SetScheduler",
     "SetSysctl",
     "SymbolicLink",
     "Unshare",
@@ -208,6 +212,43 @@ class DropPrivileges:
 
 
 @dataclass(frozen=True, slots=True)
+class SetScheduler:
+    """How the process is given the CPU, in sched_setattr(2)'s words; times in nanoseconds."""
+
+    policy: str
+    nice: int
+    priority: int
+    flags: tuple[str, ...]
+    runtime: int
+    deadline: int
+    period: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetIoPriority:
+    """How disks serve the process, in ioprio_set(2)'s words."""
+
+    io_class: str
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetMemoryPolicy:
+    """From which NUMA nodes the process's memory comes, in set_mempolicy(2)'s words."""
+
+    mode: str
+    nodes: tuple[int, ...]
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetPersonality:
+    """Which kernel the process sees: LINUX, or LINUX32."""
+
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
 class InstallSeccomp:
     """The filter of system calls: the specification's words for its flags, None for what runtimes take then, and the
     compiled program, empty until there is one.
@@ -259,6 +300,10 @@ Operation: TypeAlias = (
     | ReadonlyRoot
     | PivotRoot
     | SetRlimit
+    | SetScheduler
+    | SetIoPriority
+    | SetMemoryPolicy
+    | SetPersonality
     | DropPrivileges
     | InstallSeccomp
     | ChangeDirectory

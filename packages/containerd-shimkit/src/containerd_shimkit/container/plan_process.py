@@ -6,7 +6,17 @@ from collections.abc import Iterator
 
 from ..oci.seccomp import flags_of
 from ..oci.spec import Linux, Process
-from .operations import ChangeDirectory, DropPrivileges, InstallSeccomp, Operation, SetRlimit
+from .operations import (
+    ChangeDirectory,
+    DropPrivileges,
+    InstallSeccomp,
+    Operation,
+    SetIoPriority,
+    SetMemoryPolicy,
+    SetPersonality,
+    SetRlimit,
+    SetScheduler,
+)
 
 __all__ = ["filter_steps", "process_steps"]
 
@@ -15,6 +25,7 @@ def process_steps(process: Process, linux: Linux) -> Iterator[Operation]:
     yield from (SetRlimit(limit.type, limit.soft, limit.hard) for limit in process.rlimits)
     # as root if that is possible, else as the user: a directory of root's alone works either way, as with runc
     yield ChangeDirectory(process.cwd, may_be_denied=True)
+    yield from _attribute_steps(process, linux)
     capabilities, user = process.capabilities, process.user
     if not process.no_new_privileges:
         yield from filter_steps(linux)  # it takes a capability that goes next
@@ -31,6 +42,22 @@ def process_steps(process: Process, linux: Linux) -> Iterator[Operation]:
         no_new_privileges=process.no_new_privileges,
     )
     yield ChangeDirectory(process.cwd)
+
+
+def _attribute_steps(process: Process, linux: Linux) -> Iterator[Operation]:
+    """What the kernel schedules and places the process by: while it has the capabilities that some of it needs.
+
+    Late all the same, as the setting up is not to be slowed down by it.
+    """
+    if linux.personality is not None:
+        yield SetPersonality(linux.personality.domain)
+    if (policy := linux.memory_policy) is not None:
+        yield SetMemoryPolicy(policy.mode, policy.nodes, policy.flags)
+    if (io_priority := process.io_priority) is not None:
+        yield SetIoPriority(io_priority.io_class, io_priority.priority)
+    if (wanted := process.scheduler) is not None:
+        times = (wanted.runtime, wanted.deadline, wanted.period)
+        yield SetScheduler(wanted.policy, wanted.nice, wanted.priority, wanted.flags, *times)
 
 
 def filter_steps(linux: Linux) -> Iterator[Operation]:

@@ -21,6 +21,7 @@ __all__ = [
     "set_no_new_privs",
     "set_oom_score_adj",
     "set_parent_death_signal",
+    "set_personality",
 ]
 
 # include/uapi/linux/prctl.h
@@ -31,6 +32,7 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
 _KEYCTL_JOIN_SESSION_KEYRING: Final = 1  # include/uapi/linux/keyctl.h
+_DOMAINS: Final = {"LINUX": 0, "LINUX32": 8}  # include/uapi/linux/personality.h
 _LAST_DESCRIPTOR: Final = (1 << 32) - 1
 
 
@@ -64,6 +66,14 @@ def set_dumpable(enabled: bool) -> None:
 def set_parent_death_signal(signal: int) -> None:
     """Have *signal* sent to this process when the thread that forked it ends; 0: none. Raises: OSError."""
     _prctl("PR_SET_PDEATHSIG", _PR_SET_PDEATHSIG, signal)
+
+
+def set_personality(domain: str) -> None:
+    """Show this process, and what it executes, the kernel as one of *domain*: LINUX or LINUX32. Raises: OSError.
+
+    Source: personality(2).
+    """
+    syscall("personality", _DOMAINS[domain])
 
 
 def join_new_session_keyring() -> None:

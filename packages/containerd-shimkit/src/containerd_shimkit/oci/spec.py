@@ -14,6 +14,21 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ..errors import InvalidArgumentError
+from .attributes import (
+    ExecCpuAffinity,
+    IoPriority,
+    MemoryPolicy,
+    Personality,
+    Scheduler,
+    TimeOffset,
+    exec_cpu_affinity_of,
+    io_priority_of,
+    memory_policy_of,
+    net_devices_of,
+    personality_of,
+    scheduler_of,
+    time_offsets_of,
+)
 from .hooks import Hook, hooks_of
 from .resources import Cpu, DeviceRule, Memory, Pids, Resources, resources_of
 from .strict_json import MAX_SIZE, UINT32, UINT64, JsonObject, decode_object
@@ -23,17 +38,23 @@ __all__ = [
     "Cpu",
     "Device",
     "DeviceRule",
+    "ExecCpuAffinity",
     "IdMapping",
+    "IoPriority",
     "Linux",
     "LinuxNamespace",
     "Memory",
+    "MemoryPolicy",
     "Mount",
+    "Personality",
     "Pids",
     "Process",
     "Resources",
     "Rlimit",
     "Root",
+    "Scheduler",
     "Spec",
+    "TimeOffset",
     "User",
     "parse_spec",
     "read_spec",
@@ -101,9 +122,9 @@ class Process:
     oom_score_adj: int | None = None
     apparmor_profile: str = ""
     selinux_label: str = ""
-    scheduler: Mapping[str, object] | None = None
-    io_priority: Mapping[str, object] | None = None
-    exec_cpu_affinity: Mapping[str, object] | None = None
+    scheduler: Scheduler | None = None
+    io_priority: IoPriority | None = None
+    exec_cpu_affinity: ExecCpuAffinity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +194,10 @@ class Linux:
     gid_mappings: tuple[IdMapping, ...] = ()
     seccomp: Mapping[str, object] | None = None
     intel_rdt: Mapping[str, object] | None = None
-    personality: Mapping[str, object] | None = None
-    time_offsets: Mapping[str, object] | None = None
-    memory_policy: Mapping[str, object] | None = None
-    net_devices: Mapping[str, object] | None = None
+    personality: Personality | None = None
+    time_offsets: tuple[TimeOffset, ...] = ()
+    memory_policy: MemoryPolicy | None = None
+    net_devices: Mapping[str, str] = field(default_factory=_no_text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +259,8 @@ def _spec(top: JsonObject) -> Spec:
 
 def _process(process: JsonObject) -> Process:
     capabilities, size = process.child("capabilities"), process.child("consoleSize")
+    scheduler, io_priority = process.child("scheduler"), process.child("ioPriority")
+    affinity = process.child("execCPUAffinity")
     return Process(
         args=process.texts("args"),
         cwd=process.required_text("cwd"),
@@ -251,9 +274,9 @@ def _process(process: JsonObject) -> Process:
         oom_score_adj=process.optional_integer("oomScoreAdj", (-1000, 1000)),
         apparmor_profile=process.text("apparmorProfile"),
         selinux_label=process.text("selinuxLabel"),
-        scheduler=process.raw_object("scheduler"),
-        io_priority=process.raw_object("ioPriority"),
-        exec_cpu_affinity=process.raw_object("execCPUAffinity"),
+        scheduler=scheduler_of(scheduler) if scheduler else None,
+        io_priority=io_priority_of(io_priority) if io_priority else None,
+        exec_cpu_affinity=exec_cpu_affinity_of(affinity) if affinity else None,
     )
 
 
@@ -297,7 +320,8 @@ def _mount(mount: JsonObject) -> Mount:
 
 
 def _linux(linux: JsonObject) -> Linux:
-    resources = linux.child("resources")
+    resources, personality = linux.child("resources"), linux.child("personality")
+    offsets, policy, devices = linux.child("timeOffsets"), linux.child("memoryPolicy"), linux.child("netDevices")
     return Linux(
         namespaces=_namespaces(linux.children("namespaces")),
         devices=tuple(_device(device) for device in linux.children("devices")),
@@ -312,10 +336,10 @@ def _linux(linux: JsonObject) -> Linux:
         gid_mappings=tuple(_id_mapping(mapping) for mapping in linux.children("gidMappings")),
         seccomp=_seccomp(linux),
         intel_rdt=linux.raw_object("intelRdt"),
-        personality=linux.raw_object("personality"),
-        time_offsets=linux.raw_object("timeOffsets"),
-        memory_policy=linux.raw_object("memoryPolicy"),
-        net_devices=linux.raw_object("netDevices"),
+        personality=personality_of(personality) if personality else None,
+        time_offsets=time_offsets_of(offsets) if offsets else (),
+        memory_policy=memory_policy_of(policy) if policy else None,
+        net_devices=net_devices_of(devices) if devices else {},
     )
 
 

@@ -138,7 +138,7 @@ class JsonObject:
     def child(self, key: str) -> JsonObject | None:
         """An object to be read in its turn; None when absent."""
         values = self.raw_object(key)
-        return None if values is None else JsonObject(values, self._source, self._place(key))
+        return None if values is None else JsonObject(values, self._source, self.place(key))
 
     def children(self, key: str) -> list[JsonObject]:
         """An array of objects; empty when absent."""
@@ -147,7 +147,7 @@ class JsonObject:
             place = f"{key}[{index}]"
             if not isinstance(value, dict):
                 raise self._wrong(place, value, "an object")
-            found.append(JsonObject(cast("dict[str, object]", value), self._source, self._place(place)))
+            found.append(JsonObject(cast("dict[str, object]", value), self._source, self.place(place)))
         return found
 
     def raw_object(self, key: str) -> Mapping[str, object] | None:
@@ -164,6 +164,10 @@ class JsonObject:
     def error(self, key: str, expected: str) -> InvalidArgumentError:
         """The error that says that the field *key* is not *expected*."""
         return self._wrong(key, self.values.get(key), expected)
+
+    def place(self, key: str) -> str:
+        """Where the field *key* stands in the document: `process.user.uid`."""
+        return f"{self._path}.{key}" if self._path else key
 
     def _array(self, key: str) -> list[object]:
         value = self.values.get(key)
@@ -184,10 +188,7 @@ class JsonObject:
 
     def _wrong(self, place: str, value: object, expected: str) -> InvalidArgumentError:
         what = "absent" if value is None else _show.repr(value)
-        return InvalidArgumentError(f"{self._source}: {self._place(place)} is {what}; it must be {expected}")
-
-    def _place(self, key: str) -> str:
-        return f"{self._path}.{key}" if self._path else key
+        return InvalidArgumentError(f"{self._source}: {self.place(place)} is {what}; it must be {expected}")
 
 
 def _is_unicode(text: str) -> bool:
