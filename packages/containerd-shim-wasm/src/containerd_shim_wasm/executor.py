@@ -135,7 +135,8 @@ class WasmExecutor:
         self._engine.load(self._context)
         # a mapped module may need its descriptor for as long as it lives
         opened = [number for number in range(lowest, lowest + _ROOM) if number not in before and _is_open(number)]
-        return Preparation(keep=(guest.descriptor, *opened), procfs=self._engine.settings.procfs)
+        keep = (guest.descriptor, *opened)
+        return Preparation(keep, procfs=self._engine.settings.procfs, in_process=True)
 
     def _look_at(self, blank: Candidate, inside: Inside) -> _Place:
         """What there is at the place of *blank*."""

@@ -170,11 +170,8 @@ def test_a_host_setting_needs_its_namespace() -> None:
     ("field", "value"),
     [
         ("process.terminal", True),
-        ("process.apparmorProfile", "x"),
-        ("process.selinuxLabel", "x"),
         ("linux.intelRdt", {"closID": "x"}),
         ("linux.netDevices", {"eth0": {}}),
-        ("linux.mountLabel", "x"),
         ("linux.uidMappings", [{"containerID": 0, "hostID": 1000, "size": 1}]),
         ("linux.resources.blockIO", {"weight": 10}),
         ("linux.resources.hugepageLimits", [{"pageSize": "2MB", "limit": 1}]),

@@ -25,7 +25,7 @@ from ..linux import mounts, paths
 from ..linux.cgroups import CgroupV1
 from ..oci import mount_options as ms
 from ..oci.hooks import Hook
-from . import apply_namespaces, apply_process
+from . import apply_labels, apply_namespaces, apply_process
 from .hooks import run_hooks
 from .operations import (
     BindMount,
@@ -35,6 +35,7 @@ from .operations import (
     JoinCgroup,
     MakeDirectory,
     MaskPath,
+    OpenLabels,
     Operation,
     PivotRoot,
     PrepareRoot,
@@ -47,6 +48,7 @@ from .operations import (
     SetRlimit,
     SetScheduler,
     SymbolicLink,
+    TakeLabels,
     WaitForHooks,
 )
 from .site import Site
@@ -57,7 +59,16 @@ __all__ = ["Site", "apply", "make_cgroup"]
 _NO_LINKS: Final = ("proc", "sysfs")
 _STRICT: Final = paths.RESOLVE_IN_ROOT | paths.RESOLVE_NO_SYMLINKS
 _LONGEST: Final = 160
-_WRONG: Final = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.ENODEV, errno.EXDEV)
+_WRONG: Final = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.EINVAL,
+    errno.ENODEV,
+    errno.EXDEV,
+    errno.ERANGE,
+)
 _FORBIDDEN: Final = (errno.EPERM, errno.EACCES, errno.EROFS)
 _EXHAUSTED: Final = (errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 _KINDS: Final[dict[int, type[ShimError]]] = {
@@ -120,6 +131,10 @@ def _cure(step: Step, error: OSError) -> str:
             return "; the CPUs' time is promised to others: ask for less runtime in process.scheduler"
         case SetMemoryPolicy.__name__ if error.errno in (errno.EINVAL, errno.ENOSYS):
             return "; this kernel has not what linux.memoryPolicy asks for: see its nodes in /sys/devices/system/node"
+        case OpenLabels.__name__ | TakeLabels.__name__ if error.errno == errno.ENOENT:
+            return "; load the profile of process.apparmorProfile on the host (apparmor_parser), or leave it out"
+        case OpenLabels.__name__ | TakeLabels.__name__ if error.errno in (errno.EACCES, errno.EINVAL, errno.EPERM):
+            return "; the host's policy must know the label, and let the shim's own label change to it"
         case InstallSeccomp.__name__ if error.errno == errno.EACCES:
             return "; set process.noNewPrivileges, or let the shim have CAP_SYS_ADMIN"
         case InstallSeccomp.__name__ if error.errno == errno.EINVAL:
@@ -321,6 +336,7 @@ _KINDS_OF_WORK: Final[dict[type[Operation], Callable[..., None]]] = {
     PivotRoot: _pivot,
     WaitForHooks: _wait_for_hooks,
     RunHooks: _run_hooks,
+    **apply_labels.WORK,
     **apply_namespaces.WORK,
     **apply_process.WORK,
 }

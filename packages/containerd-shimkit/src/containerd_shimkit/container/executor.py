@@ -56,10 +56,14 @@ class Inside:
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What an executor needs to live on: descriptors that stay open, and whether the program may see a procfs."""
+    """What an executor needs to live on: descriptors that stay open, and whether the program may see a procfs.
+
+    *in_process*: `run` runs the program itself, without execve(2), which would be where a process's labels change.
+    """
 
     keep: tuple[int, ...] = ()
     procfs: bool = True
+    in_process: bool = False
 
 
 class Executor(Protocol):

@@ -122,6 +122,7 @@ def _build(task: InitTask, kept: Collection[int]) -> Site:
     _apply_all(steps.root, site)
     prepared = task.executor.prepare(Inside(site.root_fd, task.annotations, task.channel, steps.user))
     _check_threads()
+    site.in_process = prepared.in_process
     own = -1
     if not prepared.procfs:
         own = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -130,7 +131,8 @@ def _build(task: InitTask, kept: Collection[int]) -> Site:
     if not prepared.procfs:
         _detach_procfs(own)
     # the working directory is entered after this: no open directory of the host may be within reach of its path
-    process.close_descriptors({task.channel.fileno(), *prepared.keep, *kept})
+    labels = [each.descriptor for each in (*site.keys, *site.labels)]
+    process.close_descriptors({task.channel.fileno(), *prepared.keep, *labels, *kept})
     _give_streams(steps.user)
     rlimits.restore_descriptor_limit()
     _apply_all(steps.process, site)

@@ -33,6 +33,7 @@ from .executor import Executor
 from .filters import filter_of
 from .forker import Forker
 from .init import InitTask, error_from
+from .labels import check_labels
 from .plan import Plan, plan_container, with_filter
 from .remover import Remover
 from .runtime_hooks import RuntimeHooks
@@ -93,6 +94,7 @@ class Container:
         self._config = config
         self._spec = spec
         self._plan: Plan = plan_container(spec, config.bundle, id)
+        check_labels(spec)
         self._maker = maker
         self._state_directory = maker.state_directory or config.bundle
         if config.rootfs:

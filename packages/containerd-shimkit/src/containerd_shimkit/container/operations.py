@@ -22,6 +22,7 @@ __all__ = [
     "JoinNamespace",
     "MakeDirectory",
     "MaskPath",
+    "OpenLabels",
     "Operation",
     "PivotRoot",
     "PrepareRoot",
@@ -29,6 +30,7 @@ __all__ = [
     "ReadonlyRoot",
     "RunHooks",
     "SetDomainname",
+    "SetFileContext",
     "SetHostname",
     "SetIoPriority",
     "SetMemoryPolicy",
@@ -38,6 +40,7 @@ __all__ = [
     "SetScheduler",
     "SetSysctl",
     "SymbolicLink",
+    "TakeLabels",
     "Unshare",
     "WaitForHooks",
 ]
@@ -106,6 +109,14 @@ class FilesystemMount:
     flags: int = 0
     data: str = ""
     propagation: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SetFileContext:
+    """The SELinux context of the file at *path*."""
+
+    path: str
+    context: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +260,24 @@ class SetPersonality:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenLabels:
+    """Open what the process's security labels will be written to: out of reach once the host's procfs is."""
+
+    apparmor: str  # a profile's name; empty: none
+    selinux: str  # a context; empty: none
+
+
+@dataclass(frozen=True, slots=True)
+class TakeLabels:
+    """Take the labels on: *early* those of a program that is to be executed, else those of this very process.
+
+    Which of the two there is, the executor decides: once labelled itself, a process can do no more than its guest.
+    """
+
+    early: bool
+
+
+@dataclass(frozen=True, slots=True)
 class InstallSeccomp:
     """The filter of system calls: the specification's words for its flags, None for what runtimes take then, and the
     compiled program, empty until there is one.
@@ -289,6 +318,7 @@ Operation: TypeAlias = (
     | PrepareRoot
     | BindMount
     | FilesystemMount
+    | SetFileContext
     | DeviceNode
     | SymbolicLink
     | SetSysctl
@@ -304,6 +334,8 @@ Operation: TypeAlias = (
     | SetIoPriority
     | SetMemoryPolicy
     | SetPersonality
+    | OpenLabels
+    | TakeLabels
     | DropPrivileges
     | InstallSeccomp
     | ChangeDirectory

@@ -35,8 +35,9 @@ from .operations import (
     SymbolicLink,
     WaitForHooks,
 )
+from .plan_labels import labelled_mounts
 from .plan_namespaces import kinds_of, namespace_steps, setting_steps
-from .plan_process import filter_steps, process_steps
+from .plan_process import filter_steps, label_steps, process_steps
 from .refusals import unsupported
 
 __all__ = ["Plan", "plan_container", "with_filter"]
@@ -105,7 +106,7 @@ def plan_container(spec: Spec, bundle: str, id: str = "") -> Plan:  # noqa: A002
         rootfs=posixpath.normpath(posixpath.join(bundle, root_path)),
         host=tuple(_host_steps(process, linux, kinds)),
         root=(
-            *_root_steps(spec, linux, kinds),
+            *labelled_mounts(_root_steps(spec, linux, kinds), linux.mount_label),
             *_hooks_outside(spec),
             *_hooks("createContainer", "creating", spec, bundle, id),
         ),
@@ -146,12 +147,9 @@ def _refuse_unsupported(spec: Spec, process: Process, linux: Linux) -> None:
     resources = linux.resources
     asked = {
         "process.terminal": process.terminal,
-        "process.apparmorProfile": process.apparmor_profile,
-        "process.selinuxLabel": process.selinux_label,
         "linux.intelRdt": linux.intel_rdt,
         "linux.timeOffsets": linux.time_offsets,
         "linux.netDevices": linux.net_devices,
-        "linux.mountLabel": linux.mount_label,
         "linux.uidMappings": linux.uid_mappings,
         "linux.gidMappings": linux.gid_mappings,
         "linux.resources.blockIO": resources and resources.block_io,
@@ -258,6 +256,7 @@ def _plan_device(device: Device, field: str) -> DeviceNode:
 
 def _seal_steps(spec: Spec, linux: Linux) -> Iterator[Operation]:
     if spec.process:
+        yield from label_steps(spec.process)
         yield MakeDirectory(posixpath.normpath(spec.process.cwd))
     for mount in spec.mounts:
         if posixpath.normpath(mount.destination) == "/dev" and "ro" in mount.options and not _is_bind(mount):

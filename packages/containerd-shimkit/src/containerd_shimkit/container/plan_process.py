@@ -10,15 +10,17 @@ from .operations import (
     ChangeDirectory,
     DropPrivileges,
     InstallSeccomp,
+    OpenLabels,
     Operation,
     SetIoPriority,
     SetMemoryPolicy,
     SetPersonality,
     SetRlimit,
     SetScheduler,
+    TakeLabels,
 )
 
-__all__ = ["filter_steps", "process_steps"]
+__all__ = ["filter_steps", "label_steps", "process_steps"]
 
 
 def process_steps(process: Process, linux: Linux) -> Iterator[Operation]:
@@ -26,6 +28,9 @@ def process_steps(process: Process, linux: Linux) -> Iterator[Operation]:
     # as root if that is possible, else as the user: a directory of root's alone works either way, as with runc
     yield ChangeDirectory(process.cwd, may_be_denied=True)
     yield from _attribute_steps(process, linux)
+    has_labels = bool(process.apparmor_profile or process.selinux_label)
+    if has_labels:
+        yield TakeLabels(early=True)  # a filter might forbid to write there
     capabilities, user = process.capabilities, process.user
     if not process.no_new_privileges:
         yield from filter_steps(linux)  # it takes a capability that goes next
@@ -42,6 +47,14 @@ def process_steps(process: Process, linux: Linux) -> Iterator[Operation]:
         no_new_privileges=process.no_new_privileges,
     )
     yield ChangeDirectory(process.cwd)
+    if has_labels:
+        yield TakeLabels(early=False)
+
+
+def label_steps(process: Process) -> Iterator[Operation]:
+    """What the process's labels need while the host's procfs can be seen."""
+    if process.apparmor_profile or process.selinux_label:
+        yield OpenLabels(process.apparmor_profile, process.selinux_label)
 
 
 def _attribute_steps(process: Process, linux: Linux) -> Iterator[Operation]:

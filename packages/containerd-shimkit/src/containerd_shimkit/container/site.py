@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..linux.cgroups import CgroupV1
+from ..linux.labels import LabelFile
 from .channel import Channel
 
 __all__ = ["Site"]
@@ -20,3 +21,6 @@ class Site:
     root_fd: int = field(default=-1)
     hosts: set[str] = field(default_factory=lambda: set[str]())  # joined namespaces that are the host's own
     has_directory: bool = field(default=False)
+    in_process: bool = field(default=False)  # this process runs the guest itself, and executes nothing
+    labels: tuple[LabelFile, ...] = field(default=())  # opened, and not taken on yet
+    keys: tuple[LabelFile, ...] = field(default=())  # the same, of keys

@@ -21,6 +21,7 @@ _BY_MACHINE: Final = {
     "x86_64": {
         "clone": 56,
         "personality": 135,
+        "fstatfs": 138,
         "capget": 125,
         "capset": 126,
         "pivot_root": 155,
@@ -36,6 +37,7 @@ _BY_MACHINE: Final = {
     "aarch64": {
         "clone": 220,
         "ioprio_set": 30,
+        "fstatfs": 44,
         "pivot_root": 41,
         "capget": 90,
         "capset": 91,
