@@ -192,7 +192,6 @@ def test_what_this_version_cannot_do_is_refused_by_name(field: str, value: objec
     ("change", "words"),
     [
         (put("linux.namespaces", [{"type": "mount"}, {"type": "user"}]), "linux.namespaces: user"),
-        (put("linux.namespaces", [{"type": "mount"}, {"type": "time"}]), "linux.namespaces: time"),
         (put("linux.namespaces", [{"type": "mount", "path": "/proc/1/ns/mnt"}]), "linux.namespaces: mount"),
         (mounts({"destination": "/x", "type": "tmpfs", "source": "x", "options": ["tmpcopyup"]}), "tmpcopyup"),
         (mounts({"destination": "/x", "type": "bind", "source": "/x", "options": ["rbind", "rshared"]}), "shared"),

@@ -4,6 +4,7 @@ import fcntl
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from containerd_shimkit.linux import namespaces
 from containerd_shimkit.linux.namespaces import (
     NAMESPACE_FLAGS,
     bring_loopback_up,
+    enter_new_time_namespace,
     open_namespace,
     set_domainname,
     set_hostname,
@@ -54,6 +56,23 @@ def test_a_failed_call_names_what_was_asked_for() -> None:
         unshare(1)
     with pytest.raises(OSError, match="setns: Bad file descriptor: 'pid'"):
         setns(-1, namespaces.CLONE_NEWPID)
+
+
+@pytest.mark.root
+def test_a_process_moves_into_a_time_namespace_of_its_own(in_child: Callable[[Callable[[], object]], None]) -> None:
+    if os.geteuid():
+        pytest.skip("making namespaces takes CAP_SYS_ADMIN")
+
+    def work() -> None:
+        before, inode = time.clock_gettime(time.CLOCK_BOOTTIME), os.stat("/proc/self/ns/time").st_ino
+        enter_new_time_namespace("monotonic 1000 0\nboottime 864000 5\n")
+        assert os.stat("/proc/self/ns/time").st_ino != inode
+        assert os.path.samefile("/proc/self/ns/time", "/proc/self/ns/time_for_children")
+        assert 864000 <= time.clock_gettime(time.CLOCK_BOOTTIME) - before < 864060
+        with pytest.raises(OSError, match="out of range"):
+            enter_new_time_namespace("boottime -9000000000 0\n")
+
+    in_child(work)
 
 
 @pytest.mark.root

@@ -35,6 +35,7 @@ from .operations import (
     JoinCgroup,
     MakeDirectory,
     MaskPath,
+    NewTimeNamespace,
     OpenLabels,
     Operation,
     PivotRoot,
@@ -75,6 +76,7 @@ _KINDS: Final[dict[int, type[ShimError]]] = {
     **dict.fromkeys(_WRONG, InvalidArgumentError),
     **dict.fromkeys(_FORBIDDEN, PermissionDeniedError),
     **dict.fromkeys(_EXHAUSTED, ResourceExhaustedError),
+    errno.ERANGE: InvalidArgumentError,
     errno.ENOSYS: UnimplementedError,
 }
 
@@ -131,6 +133,10 @@ def _cure(step: Step, error: OSError) -> str:
             return "; the CPUs' time is promised to others: ask for less runtime in process.scheduler"
         case SetMemoryPolicy.__name__ if error.errno in (errno.EINVAL, errno.ENOSYS):
             return "; this kernel has not what linux.memoryPolicy asks for: see its nodes in /sys/devices/system/node"
+        case NewTimeNamespace.__name__ if error.errno == errno.EINVAL:
+            return "; this kernel has no time namespaces: leave the namespace and linux.timeOffsets out"
+        case NewTimeNamespace.__name__ if error.errno == errno.ERANGE:
+            return "; linux.timeOffsets would put a clock before the host's boot, or beyond its range"
         case OpenLabels.__name__ | TakeLabels.__name__ if error.errno == errno.ENOENT:
             return "; load the profile of process.apparmorProfile on the host (apparmor_parser), or leave it out"
         case OpenLabels.__name__ | TakeLabels.__name__ if error.errno in (errno.EACCES, errno.EINVAL, errno.EPERM):

@@ -8,7 +8,16 @@ from collections.abc import Callable
 from typing import Final
 
 from ..linux import namespaces
-from .operations import BringLoopbackUp, JoinNamespace, Operation, SetDomainname, SetHostname, SetSysctl, Unshare
+from .operations import (
+    BringLoopbackUp,
+    JoinNamespace,
+    NewTimeNamespace,
+    Operation,
+    SetDomainname,
+    SetHostname,
+    SetSysctl,
+    Unshare,
+)
 from .site import Site
 
 __all__ = ["WORK"]
@@ -19,6 +28,11 @@ _NAMESPACE_FILES: Final = {"network": "net", "mount": "mnt"}
 def _unshare(site: Site, kinds: tuple[str, ...]) -> None:
     del site
     namespaces.unshare(sum(namespaces.NAMESPACE_FLAGS[kind] for kind in kinds))
+
+
+def _new_time_namespace(site: Site, offsets: str) -> None:
+    del site
+    namespaces.enter_new_time_namespace(offsets)
 
 
 def _bring_loopback_up(site: Site) -> None:
@@ -67,6 +81,7 @@ def _join_namespace(site: Site, kind: str, path: str) -> None:
 WORK: Final[dict[type[Operation], Callable[..., None]]] = {
     JoinNamespace: _join_namespace,
     Unshare: _unshare,
+    NewTimeNamespace: _new_time_namespace,
     BringLoopbackUp: _bring_loopback_up,
     SetSysctl: _set_sysctl,
     SetHostname: _set_hostname,

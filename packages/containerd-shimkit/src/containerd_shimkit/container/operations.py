@@ -22,6 +22,7 @@ __all__ = [
     "JoinNamespace",
     "MakeDirectory",
     "MaskPath",
+    "NewTimeNamespace",
     "OpenLabels",
     "Operation",
     "PivotRoot",
@@ -73,6 +74,13 @@ class Unshare:
     """Make new namespaces of these kinds (the specification's words) and enter them."""
 
     kinds: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NewTimeNamespace:
+    """Make a time namespace and enter it; *offsets* are its clocks', as timens_offsets takes them."""
+
+    offsets: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +322,7 @@ Operation: TypeAlias = (
     | JoinCgroup
     | JoinNamespace
     | Unshare
+    | NewTimeNamespace
     | BringLoopbackUp
     | PrepareRoot
     | BindMount

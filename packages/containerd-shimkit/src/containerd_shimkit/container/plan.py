@@ -148,7 +148,6 @@ def _refuse_unsupported(spec: Spec, process: Process, linux: Linux) -> None:
     asked = {
         "process.terminal": process.terminal,
         "linux.intelRdt": linux.intel_rdt,
-        "linux.timeOffsets": linux.time_offsets,
         "linux.netDevices": linux.net_devices,
         "linux.uidMappings": linux.uid_mappings,
         "linux.gidMappings": linux.gid_mappings,
@@ -172,7 +171,7 @@ def _host_steps(process: Process, linux: Linux, kinds: dict[str, str]) -> Iterat
     if process.oom_score_adj is not None:
         yield SetOomScoreAdj(process.oom_score_adj)
     yield JoinCgroup(_with_default_devices(linux.resources))
-    yield from namespace_steps(kinds)
+    yield from namespace_steps(linux, kinds)
 
 
 def _with_default_devices(resources: Resources | None) -> Resources | None:

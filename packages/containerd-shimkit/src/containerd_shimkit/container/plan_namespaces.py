@@ -8,12 +8,22 @@ from typing import Final
 
 from ..errors import InvalidArgumentError
 from ..oci.spec import Linux, Spec
-from .operations import BringLoopbackUp, JoinNamespace, Operation, SetDomainname, SetHostname, SetSysctl, Unshare
+from .operations import (
+    BringLoopbackUp,
+    JoinNamespace,
+    NewTimeNamespace,
+    Operation,
+    SetDomainname,
+    SetHostname,
+    SetSysctl,
+    Unshare,
+)
 from .refusals import unsupported
 
 __all__ = ["kinds_of", "namespace_steps", "setting_steps"]
 
-_JOINABLE: Final = ("ipc", "uts", "network", "cgroup")
+_JOINABLE: Final = ("ipc", "uts", "network", "cgroup", "time")
+_NEW_AT_ONCE: Final = ("mount", "ipc", "uts", "network", "cgroup")
 _IPC_SYSCTLS: Final = frozenset(
     f"kernel/{name}" for name in ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
 )
@@ -23,7 +33,7 @@ def kinds_of(linux: Linux) -> dict[str, str]:
     """The namespaces that are asked for: paths by kind, empty for a new one. Raises: ShimError for a bad one."""
     kinds = {namespace.type: namespace.path for namespace in linux.namespaces}
     for kind, path in kinds.items():
-        if kind in ("user", "time"):
+        if kind == "user":
             raise unsupported(f"linux.namespaces: {kind}", "is asked for")
         if kind not in ("mount", "pid", *_JOINABLE):
             raise InvalidArgumentError(f"config.json: linux.namespaces has the unknown type {kind!r}")
@@ -33,17 +43,23 @@ def kinds_of(linux: Linux) -> dict[str, str]:
         raise InvalidArgumentError("config.json: linux.namespaces has no `mount`: a container needs mounts of its own")
     if kinds["mount"]:
         raise unsupported("linux.namespaces: mount", f"is to be joined at {kinds['mount']!r}")
+    if linux.time_offsets and kinds.get("time") != "":
+        raise InvalidArgumentError(
+            "config.json: linux.timeOffsets is set, but linux.namespaces has no new namespace of type `time`: the "
+            "clocks of an existing one, or of the host, cannot be set"
+        )
     return kinds
 
 
-def namespace_steps(kinds: Mapping[str, str]) -> Iterator[Operation]:
+def namespace_steps(linux: Linux, kinds: Mapping[str, str]) -> Iterator[Operation]:
     """The steps that enter them."""
     # joined before the new mount namespace exists, while their paths can still be seen
     yield from (JoinNamespace(kind, kinds[kind]) for kind in _JOINABLE if kinds.get(kind))
     # the cgroup namespace's root is the cgroup that this process is in: it comes after the join
-    new = tuple(kind for kind in ("mount", *_JOINABLE) if kinds.get(kind) == "")
-    yield Unshare(new)
-    if "network" in new:
+    yield Unshare(tuple(kind for kind in _NEW_AT_ONCE if kinds.get(kind) == ""))
+    if kinds.get("time") == "":
+        yield NewTimeNamespace("".join(f"{each.clock} {each.secs} {each.nanosecs}\n" for each in linux.time_offsets))
+    if kinds.get("network") == "":
         yield BringLoopbackUp()
 
 
