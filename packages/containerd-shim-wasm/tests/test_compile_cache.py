@@ -70,7 +70,7 @@ def test_what_was_stored_is_found_by_everyone_and_is_exactly_the_engines_bytes(c
     assert find(cache, OTHER) is None
     assert files(cache) == {".code", ".record"}
     for path in Path(cache.directory).iterdir():
-        assert path.stat().st_mode & 0o7777 == 0o600
+        assert path.stat().st_mode & 0o7777 == 0o644
     assert Path(cache.directory).stat().st_mode & 0o7777 == 0o700
     record = decode_record(Path(cache.directory, f"{NAME.text}.record").read_bytes())
     assert (record.name, record.program_bytes, record.verified.size) == (NAME, 123, len(CODE))

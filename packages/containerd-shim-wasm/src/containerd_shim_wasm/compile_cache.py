@@ -187,6 +187,8 @@ class CompileCache:
         try:
             descriptor = os.open(name, _CREATE, 0o600, dir_fd=directory)
             try:
+                # the root of a user namespace opens its descriptor anew; all others are kept out by the directory
+                os.fchmod(descriptor, 0o644)
                 yield descriptor
             finally:
                 os.close(descriptor)

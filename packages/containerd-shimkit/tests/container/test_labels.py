@@ -13,6 +13,7 @@ from containerd_shimkit.container import operations as op
 from containerd_shimkit.container.plan import Plan, plan_container
 from containerd_shimkit.container.plan_labels import labelled_mounts
 from containerd_shimkit.container.site import Site
+from containerd_shimkit.linux import labels, process
 from containerd_shimkit.linux.cgroups import CgroupV1
 from containerd_shimkit.linux.labels import LabelFile
 from containerd_shimkit.oci.defaults import default_spec
@@ -86,8 +87,8 @@ def test_labels_are_opened_before_the_pivot_and_taken_on_around_the_loss_of_priv
 def test_who_executes_nothing_is_labelled_last(monkeypatch: pytest.MonkeyPatch, in_process: bool) -> None:
     done: list[str] = []
     monkeypatch.setattr(LabelFile, "write", lambda self: done.append(self.text))
-    monkeypatch.setattr(apply_labels.process, "join_new_session_keyring", lambda: done.append("keyring"))
-    monkeypatch.setattr(apply_labels.labels, "_open", lambda names, text: LabelFile(-1, f"{names[-1]}={text}"))
+    monkeypatch.setattr(process, "join_new_session_keyring", lambda: done.append("keyring"))
+    monkeypatch.setattr(labels, "_open", lambda names, text: LabelFile(-1, f"{names[-1]}={text}"))
     site = Site("/bundle/rootfs", CgroupV1({}), in_process=in_process)
     apply_labels._open_labels(site, "p", "c")
     assert done == []
@@ -113,7 +114,7 @@ def test_new_file_systems_are_mounted_in_the_context() -> None:
 
 
 def test_what_is_shown_from_the_host_keeps_its_labels() -> None:
-    steps = [op.BindMount("/srv", "/data"), op.FilesystemMount("tmpfs", "tmpfs", "/tmp")]
+    steps: list[op.Operation] = [op.BindMount("/srv", "/data"), op.FilesystemMount("tmpfs", "tmpfs", "/tmp")]
     assert list(labelled_mounts(steps, "c")) == [
         steps[0],
         op.FilesystemMount("tmpfs", "tmpfs", "/tmp", 0, 'context="c"'),

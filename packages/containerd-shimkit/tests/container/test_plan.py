@@ -172,7 +172,6 @@ def test_a_host_setting_needs_its_namespace() -> None:
         ("process.terminal", True),
         ("linux.intelRdt", {"closID": "x"}),
         ("linux.netDevices", {"eth0": {}}),
-        ("linux.uidMappings", [{"containerID": 0, "hostID": 1000, "size": 1}]),
         ("linux.resources.blockIO", {"weight": 10}),
         ("linux.resources.hugepageLimits", [{"pageSize": "2MB", "limit": 1}]),
         ("linux.resources.network", {"classID": 1}),
@@ -191,7 +190,6 @@ def test_what_this_version_cannot_do_is_refused_by_name(field: str, value: objec
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (put("linux.namespaces", [{"type": "mount"}, {"type": "user"}]), "linux.namespaces: user"),
         (put("linux.namespaces", [{"type": "mount", "path": "/proc/1/ns/mnt"}]), "linux.namespaces: mount"),
         (mounts({"destination": "/x", "type": "tmpfs", "source": "x", "options": ["tmpcopyup"]}), "tmpcopyup"),
         (mounts({"destination": "/x", "type": "bind", "source": "/x", "options": ["rbind", "rshared"]}), "shared"),

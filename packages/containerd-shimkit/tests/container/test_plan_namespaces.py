@@ -32,9 +32,7 @@ def test_it_need_not() -> None:
 def test_an_existing_time_namespace_is_joined_as_it_is() -> None:
     time = {"type": "time", "path": "/proc/1/ns/time"}
     assert plan_of([{"type": "mount"}, time]).host[1] == op.JoinNamespace("time", "/proc/1/ns/time")
-    with pytest.raises(
-        InvalidArgumentError, match=r"linux\.timeOffsets is set, but .* no new namespace of type"
-    ):
+    with pytest.raises(InvalidArgumentError, match=r"linux\.timeOffsets is set, but .* no new namespace of type"):
         plan_of([{"type": "mount"}, time], timeOffsets={"boottime": {"secs": 1}})
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from containerd_shimkit.errors import InvalidArgumentError
+from containerd_shimkit.linux.capabilities import CAPABILITIES, permitted_mask
 from containerd_shimkit.linux.rlimits import (
     RLIM_INFINITY,
     RLIMITS,
     raise_descriptor_limit,
+    raise_hard_limit,
     restore_descriptor_limit,
     set_rlimit,
 )
@@ -29,6 +31,23 @@ def test_a_limit_is_set_in_the_whole_range(in_child: Callable[[Callable[[], obje
         set_rlimit("RLIMIT_FSIZE", (1 << 63) + 5, RLIM_INFINITY)
         line = next(line for line in Path("/proc/self/limits").read_text().splitlines() if "file size" in line)
         assert line.split()[3:5] == [str((1 << 63) + 5), "unlimited"]
+
+    in_child(work)
+
+
+def test_a_hard_limit_is_raised_only(in_child: Callable[[Callable[[], object]], None]) -> None:
+    def work() -> None:
+        set_rlimit("RLIMIT_NOFILE", 100, 200)
+        raise_hard_limit("RLIMIT_NOFILE", 150)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (100, 200)
+        with pytest.raises(InvalidArgumentError, match="unknown type"):
+            raise_hard_limit("RLIMIT_FOO", 1)
+        if permitted_mask() >> CAPABILITIES["CAP_SYS_RESOURCE"] & 1:
+            raise_hard_limit("RLIMIT_NOFILE", 300)
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (100, 300)
+        else:
+            with pytest.raises(OSError, match="soft 100, hard 300"):
+                raise_hard_limit("RLIMIT_NOFILE", 300)
 
     in_child(work)
 

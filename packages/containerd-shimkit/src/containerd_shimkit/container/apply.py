@@ -25,11 +25,12 @@ from ..linux import mounts, paths
 from ..linux.cgroups import CgroupV1
 from ..oci import mount_options as ms
 from ..oci.hooks import Hook
-from . import apply_labels, apply_namespaces, apply_process
+from . import apply_labels, apply_namespaces, apply_process, apply_user
 from .hooks import run_hooks
 from .operations import (
     BindMount,
     DeviceNode,
+    EnterUserNamespace,
     FilesystemMount,
     InstallSeccomp,
     JoinCgroup,
@@ -37,9 +38,11 @@ from .operations import (
     MaskPath,
     NewTimeNamespace,
     OpenLabels,
+    OpenSources,
     Operation,
     PivotRoot,
     PrepareRoot,
+    RaiseRlimit,
     ReadonlyPath,
     ReadonlyRoot,
     RunHooks,
@@ -118,9 +121,13 @@ def _cure(step: Step, error: OSError) -> str:
     match step[0]:
         case BindMount.__name__ if error.errno == errno.ENOENT:
             return f"; make sure that {step[1]} exists on the host"
+        case OpenSources.__name__ if error.errno == errno.ENOENT:
+            return f"; make sure that {error.filename} exists on the host"
+        case EnterUserNamespace.__name__ if error.errno in (errno.EINVAL, errno.EUSERS, errno.ENOSPC):
+            return "; it must not be the shim's own, and /proc/sys/user/max_user_namespaces must allow one more"
         case SetOomScoreAdj.__name__:
             return "; lowering it needs CAP_SYS_RESOURCE: set restrict_oom_score_adj = true in containerd's CRI plugin"
-        case SetRlimit.__name__ if error.errno == errno.EPERM:
+        case SetRlimit.__name__ | RaiseRlimit.__name__ if error.errno == errno.EPERM:
             return "; raising a hard limit needs CAP_SYS_RESOURCE: ask for less, or raise containerd's own limit"
         case SetScheduler.__name__ if error.errno == errno.EPERM:
             return (
@@ -179,6 +186,7 @@ def _by_descriptor(descriptor: int) -> str:
 def _bind(
     site: Site, source: str, target: str, recursive: bool, flags: int, cleared: int, propagation: tuple[int, ...]
 ) -> None:
+    source = site.source(source)
     if stat.S_ISDIR(os.stat(source).st_mode):
         place = paths.make_directory_in_root(site.root_fd, target, 0o755)
     else:
@@ -345,5 +353,6 @@ _KINDS_OF_WORK: Final[dict[type[Operation], Callable[..., None]]] = {
     **apply_labels.WORK,
     **apply_namespaces.WORK,
     **apply_process.WORK,
+    **apply_user.WORK,
 }
 _WORK: Final = {kind.__name__: work for kind, work in _KINDS_OF_WORK.items()}

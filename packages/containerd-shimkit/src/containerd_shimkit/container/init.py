@@ -11,7 +11,6 @@ import importlib
 import logging
 import os
 import signal
-import stat
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from .apply import Site, apply
 from .channel import Channel, FifoLine, Line, Message
 from .executor import Executor, Inside
 from .operations import FilesystemMount
+from .stdio import give_streams
 from .steps import Step, Steps
 
 __all__ = ["InitTask", "error_from", "error_message", "forget_parent", "report", "run_init"]
@@ -133,7 +133,7 @@ def _build(task: InitTask, kept: Collection[int]) -> Site:
     # the working directory is entered after this: no open directory of the host may be within reach of its path
     labels = [each.descriptor for each in (*site.keys, *site.labels)]
     process.close_descriptors({task.channel.fileno(), *prepared.keep, *labels, *kept})
-    _give_streams(steps.user)
+    give_streams(steps.user)
     rlimits.restore_descriptor_limit()
     _apply_all(steps.process, site)
     return site
@@ -143,17 +143,6 @@ def _check_threads() -> None:
     """Refuse to go on with a thread that an engine has started: capabilities and filters are one thread's own."""
     if len(os.listdir("/proc/self/task")) != 1:
         raise errors.InternalError("the engine has started a thread in `load`, which must wait for `run_wasi`")
-
-
-def _give_streams(user: int) -> None:
-    """Make the standard streams the container's user's own, who may want to open /dev/stdout anew."""
-    for descriptor in (0, 1, 2):
-        status = os.fstat(descriptor)
-        if status.st_uid != user and not stat.S_ISCHR(status.st_mode):
-            try:
-                os.fchown(descriptor, user, -1)
-            except OSError:
-                pass  # on a read-only file system, say: the open descriptor works all the same
 
 
 def _check_rootfs(rootfs: str) -> None:

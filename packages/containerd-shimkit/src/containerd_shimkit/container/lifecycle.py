@@ -7,7 +7,9 @@ import logging
 import os
 import signal as signals
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from ..errors import (
@@ -24,6 +26,7 @@ from ..linux.cgroups import CgroupV1
 from ..linux.mount_helper import is_helper_type
 from ..linux.mounts import mount_rootfs
 from ..linux.pidfd import identify
+from ..linux.user_namespaces import write_id_maps
 from ..oci.spec import Spec
 from ..shim.reaper import Reaper
 from . import stats
@@ -124,7 +127,9 @@ class Container:
         self._claim_cgroup()
         try:
             await self._begin()
-            await self._accompany()
+            # a successor may have ended before its pid is known
+            with self._reaper.expecting() if self._plan.user_namespace else nullcontext():
+                await self._accompany()
         except BaseException:
             await self._undo()
             raise
@@ -224,19 +229,44 @@ class Container:
                 maker.new_keyring,
             )
             with self._reaper.expecting():
-                self.pid = await Forker.of(self._reaper).fork(task, self._plan.pid_namespace)
-                self._reaper.watch(self.pid).add_done_callback(self._record_exit)
+                # one that belongs to a user namespace the init makes itself
+                is_later = self._plan.user_namespace and self._plan.pid_namespace == ""
+                namespace = None if is_later else self._plan.pid_namespace
+                self._watch(await Forker.of(self._reaper).fork(task, namespace))
         finally:
             theirs.close()
             stdio.close_child()
         # the init waits for "go": nothing is made before its pid is on record
-        self._state = ContainerState(self.id, identify(self.pid), mounted, self._cgroup.paths)
-        write_state(self._state_directory, self._state)
+        self._record_init()
         make_cgroup(self._cgroup, self._plan.host)
         try:
             channel.send({"kind": "go"})
         except BrokenPipeError:
             pass  # it has ended already; what it said before is read next
+
+    def _watch(self, pid: int) -> None:
+        """Take the child *pid* for this container's init: its end is the container's, unless another has taken over."""
+        self.pid = pid
+        self._reaper.watch(pid).add_done_callback(partial(self._record_exit, pid))
+
+    def _record_init(self) -> None:
+        self._state = replace(self._state, init=identify(self.pid))
+        write_state(self._state_directory, self._state)
+
+    def _map_ids(self) -> None:
+        """Give the user namespace that the init has made its users and groups."""
+        linux = self._spec.linux
+        assert linux is not None, "there is no plan without"
+        uids, gids = (
+            [(each.container_id, each.host_id, each.size) for each in mappings]
+            for mappings in (linux.uid_mappings, linux.gid_mappings)
+        )
+        try:
+            write_id_maps(self.pid, uids, gids)
+        except OSError as error:
+            raise InvalidArgumentError(
+                f"linux.uidMappings and linux.gidMappings cannot be had: {error}; the shim must be allowed these ids"
+            ) from error
 
     async def _mount_by_helpers(self, target: str) -> tuple[Mount, ...]:
         """Mount what only programs can mount outside of the container's pid namespace; what is left for the init."""
@@ -266,6 +296,15 @@ class Container:
                     return
                 if message["kind"] == "hooks":
                     await self._hooks.run("creating", self.pid, "prestart", "createRuntime")
+                    channel.send({"kind": "go"})
+                    continue
+                if message["kind"] == "unshared":
+                    self._map_ids()
+                    channel.send({"kind": "go"})
+                    continue
+                if message["kind"] == "successor":
+                    self._watch(message["pid"])
+                    self._record_init()
                     channel.send({"kind": "go"})
                     continue
                 answer, given = await self._answer_unless_dead(message["question"], descriptors)
@@ -309,7 +348,9 @@ class Container:
         if message is not None:
             _log.error("%s", message.get("message"), extra={"instance": self.id})
 
-    def _record_exit(self, future: asyncio.Future[ExitStatus]) -> None:
+    def _record_exit(self, pid: int, future: asyncio.Future[ExitStatus]) -> None:
+        if pid != self.pid:
+            return  # it has given way to its successor
         if self._plan.pid_namespace != "":  # otherwise the kernel has ended the whole pid namespace with its init
             try:
                 self._cgroup.signal_all(signals.SIGKILL)

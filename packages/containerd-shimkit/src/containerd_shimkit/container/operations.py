@@ -11,12 +11,16 @@ from typing import TypeAlias
 from ..oci.spec import Resources
 
 __all__ = [
+    "BecomeRoot",
+    "BindDevice",
     "BindMount",
     "BringLoopbackUp",
     "ChangeDirectory",
     "DeviceNode",
     "DropPrivileges",
+    "EnterUserNamespace",
     "FilesystemMount",
+    "GiveStreams",
     "InstallSeccomp",
     "JoinCgroup",
     "JoinNamespace",
@@ -24,9 +28,11 @@ __all__ = [
     "MaskPath",
     "NewTimeNamespace",
     "OpenLabels",
+    "OpenSources",
     "Operation",
     "PivotRoot",
     "PrepareRoot",
+    "RaiseRlimit",
     "ReadonlyPath",
     "ReadonlyRoot",
     "RunHooks",
@@ -84,6 +90,47 @@ class NewTimeNamespace:
 
 
 @dataclass(frozen=True, slots=True)
+class RaiseRlimit:
+    """Raise a hard limit, never lower it, while that can be done: the process may be given it later."""
+
+    type: str
+    hard: int
+
+
+@dataclass(frozen=True, slots=True)
+class GiveStreams:
+    """Make the standard streams the host's user *uid*'s."""
+
+    uid: int
+
+
+@dataclass(frozen=True, slots=True)
+class EnterUserNamespace:
+    """Enter the user namespace at *path*, or a new one, whose ids whoever makes the container sets.
+
+    The ranges are triples: the first id inside, the first on the host, how many; of an existing namespace they are
+    compared. With *renew_pid* the process then goes on as the first of a pid namespace of that user namespace.
+    """
+
+    path: str
+    renew_pid: bool
+    uids: tuple[tuple[int, int, int], ...]
+    gids: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSources:
+    """Open these paths of the host, sources of later bind mounts, for as long as the root is being built."""
+
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BecomeRoot:
+    """Become the user and group 0 of the user namespace."""
+
+
+@dataclass(frozen=True, slots=True)
 class BringLoopbackUp:
     """Give a new network namespace its loopback interface."""
 
@@ -137,6 +184,17 @@ class DeviceNode:
     minor: int
     uid: int
     gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class BindDevice:
+    """The host's device at *source*, shown at *path*; *kind* is its file type (`stat.S_IFCHR`)."""
+
+    path: str
+    source: str
+    kind: int
+    major: int
+    minor: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +381,12 @@ Operation: TypeAlias = (
     | JoinNamespace
     | Unshare
     | NewTimeNamespace
+    | RaiseRlimit
+    | GiveStreams
+    | EnterUserNamespace
+    | OpenSources
+    | BecomeRoot
+    | BindDevice
     | BringLoopbackUp
     | PrepareRoot
     | BindMount

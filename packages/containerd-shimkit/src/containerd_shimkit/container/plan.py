@@ -36,8 +36,9 @@ from .operations import (
     WaitForHooks,
 )
 from .plan_labels import labelled_mounts
-from .plan_namespaces import kinds_of, namespace_steps, setting_steps
+from .plan_namespaces import kinds_of, later_namespace_steps, namespace_steps, setting_steps
 from .plan_process import filter_steps, label_steps, process_steps
+from .plan_user import check_mappings, in_user_namespace
 from .refusals import unsupported
 
 __all__ = ["Plan", "plan_container", "with_filter"]
@@ -83,6 +84,7 @@ class Plan:
 
     process_spec: Process
     pid_namespace: str | None  # "" for a new one, a path for an existing one, None for the shim's own
+    user_namespace: bool  # whether it has one that is not the shim's
     rootfs: str
     host: tuple[Operation, ...]
     root: tuple[Operation, ...]
@@ -99,14 +101,17 @@ def plan_container(spec: Spec, bundle: str, id: str = "") -> Plan:  # noqa: A002
     process, linux = _required(spec)
     _refuse_unsupported(spec, process, linux)
     kinds = kinds_of(linux)
+    check_mappings(process, linux, kinds)
+    root = labelled_mounts(_root_steps(spec, linux, kinds), linux.mount_label)
     root_path = spec.root.path if spec.root else "rootfs"
     return Plan(
         process_spec=process,
         pid_namespace=kinds.get("pid"),
+        user_namespace="user" in kinds,
         rootfs=posixpath.normpath(posixpath.join(bundle, root_path)),
         host=tuple(_host_steps(process, linux, kinds)),
         root=(
-            *labelled_mounts(_root_steps(spec, linux, kinds), linux.mount_label),
+            *(in_user_namespace(root, later_namespace_steps(kinds)) if "user" in kinds else root),
             *_hooks_outside(spec),
             *_hooks("createContainer", "creating", spec, bundle, id),
         ),
@@ -149,8 +154,6 @@ def _refuse_unsupported(spec: Spec, process: Process, linux: Linux) -> None:
         "process.terminal": process.terminal,
         "linux.intelRdt": linux.intel_rdt,
         "linux.netDevices": linux.net_devices,
-        "linux.uidMappings": linux.uid_mappings,
-        "linux.gidMappings": linux.gid_mappings,
         "linux.resources.blockIO": resources and resources.block_io,
         "linux.resources.hugepageLimits": resources and resources.hugepage_limits,
         "linux.resources.network": resources and resources.network,
@@ -171,7 +174,7 @@ def _host_steps(process: Process, linux: Linux, kinds: dict[str, str]) -> Iterat
     if process.oom_score_adj is not None:
         yield SetOomScoreAdj(process.oom_score_adj)
     yield JoinCgroup(_with_default_devices(linux.resources))
-    yield from namespace_steps(linux, kinds)
+    yield from namespace_steps(process, linux, kinds)
 
 
 def _with_default_devices(resources: Resources | None) -> Resources | None:

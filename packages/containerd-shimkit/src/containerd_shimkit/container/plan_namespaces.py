@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from ..errors import InvalidArgumentError
-from ..oci.spec import Linux, Spec
+from ..oci.spec import Linux, Process, Spec
 from .operations import (
     BringLoopbackUp,
     JoinNamespace,
@@ -18,9 +18,10 @@ from .operations import (
     SetSysctl,
     Unshare,
 )
+from .plan_user import enter_user_namespace, prepare_for_user_namespace
 from .refusals import unsupported
 
-__all__ = ["kinds_of", "namespace_steps", "setting_steps"]
+__all__ = ["kinds_of", "later_namespace_steps", "namespace_steps", "setting_steps"]
 
 _JOINABLE: Final = ("ipc", "uts", "network", "cgroup", "time")
 _NEW_AT_ONCE: Final = ("mount", "ipc", "uts", "network", "cgroup")
@@ -33,9 +34,7 @@ def kinds_of(linux: Linux) -> dict[str, str]:
     """The namespaces that are asked for: paths by kind, empty for a new one. Raises: ShimError for a bad one."""
     kinds = {namespace.type: namespace.path for namespace in linux.namespaces}
     for kind, path in kinds.items():
-        if kind == "user":
-            raise unsupported(f"linux.namespaces: {kind}", "is asked for")
-        if kind not in ("mount", "pid", *_JOINABLE):
+        if kind not in ("mount", "pid", "user", *_JOINABLE):
             raise InvalidArgumentError(f"config.json: linux.namespaces has the unknown type {kind!r}")
         if path and not posixpath.isabs(path):
             raise InvalidArgumentError(f"config.json: the {kind} namespace's path {path!r} is not absolute")
@@ -51,15 +50,29 @@ def kinds_of(linux: Linux) -> dict[str, str]:
     return kinds
 
 
-def namespace_steps(linux: Linux, kinds: Mapping[str, str]) -> Iterator[Operation]:
+def namespace_steps(process: Process, linux: Linux, kinds: Mapping[str, str]) -> Iterator[Operation]:
     """The steps that enter them."""
+    if "user" in kinds:
+        yield from prepare_for_user_namespace(process, linux)
     # joined before the new mount namespace exists, while their paths can still be seen
     yield from (JoinNamespace(kind, kinds[kind]) for kind in _JOINABLE if kinds.get(kind))
-    # the cgroup namespace's root is the cgroup that this process is in: it comes after the join
-    yield Unshare(tuple(kind for kind in _NEW_AT_ONCE if kinds.get(kind) == ""))
+    if "user" in kinds:
+        yield enter_user_namespace(linux, kinds)  # before what is to belong to it
+    yield from _new(kinds, ("mount",) if "user" in kinds else _NEW_AT_ONCE)
     if kinds.get("time") == "":
         yield NewTimeNamespace("".join(f"{each.clock} {each.secs} {each.nanosecs}\n" for each in linux.time_offsets))
-    if kinds.get("network") == "":
+
+
+def later_namespace_steps(kinds: Mapping[str, str]) -> Iterator[Operation]:
+    """The steps that make what is to belong to the root of a user namespace, and not to the host's, who enters it."""
+    yield from _new(kinds, _NEW_AT_ONCE[1:])
+
+
+def _new(kinds: Mapping[str, str], wanted: Sequence[str]) -> Iterator[Operation]:
+    # the cgroup namespace's root is the cgroup that this process is in: it comes after the join
+    if new := tuple(kind for kind in wanted if kinds.get(kind) == ""):
+        yield Unshare(new)
+    if "network" in new:
         yield BringLoopbackUp()
 
 

@@ -24,3 +24,8 @@ class Site:
     in_process: bool = field(default=False)  # this process runs the guest itself, and executes nothing
     labels: tuple[LabelFile, ...] = field(default=())  # opened, and not taken on yet
     keys: tuple[LabelFile, ...] = field(default=())  # the same, of keys
+    sources: dict[str, int] = field(default_factory=lambda: dict[str, int]())  # opened while they could be reached
+
+    def source(self, path: str) -> str:
+        """The name by which the source *path* of a bind mount can be reached."""
+        return f"/proc/self/fd/{self.sources[path]}" if path in self.sources else path

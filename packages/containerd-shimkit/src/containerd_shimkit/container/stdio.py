@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from ..errors import InvalidArgumentError, NotFoundError, PermissionDeniedError, ShimError, UnimplementedError
 
-__all__ = ["InheritedStdio", "Stdio", "Streams"]
+__all__ = ["InheritedStdio", "Stdio", "Streams", "give_streams"]
 
 _FILE_URI: Final = "file://"
 _FLAGS: Final = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
@@ -182,3 +182,14 @@ def _error(name: str, path: str, error: OSError) -> ShimError:
 def _make_blocking(descriptor: int) -> None:
     # each end is a file description of its own, so the shim's ends stay non-blocking
     fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) & ~os.O_NONBLOCK)
+
+
+def give_streams(user: int) -> None:
+    """Make the standard streams the container's user's own, who may want to open /dev/stdout anew."""
+    for descriptor in (0, 1, 2):
+        status = os.fstat(descriptor)
+        if status.st_uid != user and not stat.S_ISCHR(status.st_mode):
+            try:
+                os.fchown(descriptor, user, -1)
+            except OSError:
+                pass  # on a read-only file system, say: the open descriptor works all the same

@@ -10,10 +10,18 @@ from typing import Final
 from ..errors import InvalidArgumentError
 from .libc import syscall
 
-__all__ = ["RLIMITS", "RLIM_INFINITY", "raise_descriptor_limit", "restore_descriptor_limit", "set_rlimit"]
+__all__ = [
+    "RLIMITS",
+    "RLIM_INFINITY",
+    "raise_descriptor_limit",
+    "raise_hard_limit",
+    "restore_descriptor_limit",
+    "set_rlimit",
+]
 
 RLIM_INFINITY: Final = (1 << 64) - 1
 
+_LIMITS: Final = struct.Struct("=QQ")  # soft, hard
 # include/uapi/asm-generic/resource.h
 _NAMES: Final = (
     *("CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS", "SIGPENDING"),
@@ -38,9 +46,22 @@ def set_rlimit(type: str, soft: int, hard: int) -> None:  # noqa: A002  (the spe
                 f"process.rlimits: {type} has the {name} limit {value}; 0 to 2^64-1 are possible"
             )
     try:
-        syscall("prlimit64", 0, RLIMITS[type], struct.pack("=QQ", soft, hard), 0)
+        syscall("prlimit64", 0, RLIMITS[type], _LIMITS.pack(soft, hard), 0)
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror} ({type}, soft {soft}, hard {hard})") from None
+
+
+def raise_hard_limit(type: str, hard: int) -> None:  # noqa: A002
+    """Raise this process's hard limit named *type* to *hard*, if it is lower; the soft one stays.
+
+    Raises: as `set_rlimit`.
+    """
+    found = bytearray(_LIMITS.size)
+    if type in RLIMITS:  # what is none is an error there
+        syscall("prlimit64", 0, RLIMITS[type], 0, found)
+    soft, there = _LIMITS.unpack(found)
+    if there < hard:
+        set_rlimit(type, soft, hard)
 
 
 _descriptor_limit: tuple[int, int] | None = None
@@ -61,4 +82,6 @@ def raise_descriptor_limit() -> None:
 def restore_descriptor_limit() -> None:
     """Give a forked child the limit that its parent had before `raise_descriptor_limit`, if it called that."""
     if _descriptor_limit is not None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, _descriptor_limit)
+        # the hard limit was never changed, but may have been raised since
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_descriptor_limit[0], hard))

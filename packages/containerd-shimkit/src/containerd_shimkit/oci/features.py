@@ -16,7 +16,7 @@ from .mount_options import KNOWN_OPTIONS
 __all__ = ["features_document"]
 
 _REFUSED: Final = {"shared", "rshared"}  # by the plan
-_NAMESPACES: Final = ("cgroup", "ipc", "mount", "network", "pid", "time", "uts")
+_NAMESPACES: Final = ("cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts")
 
 
 def features_document() -> bytes:
