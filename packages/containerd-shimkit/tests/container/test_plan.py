@@ -171,7 +171,6 @@ def test_a_host_setting_needs_its_namespace() -> None:
     [
         ("process.terminal", True),
         ("linux.intelRdt", {"closID": "x"}),
-        ("linux.netDevices", {"eth0": {}}),
         ("linux.resources.blockIO", {"weight": 10}),
         ("linux.resources.hugepageLimits", [{"pageSize": "2MB", "limit": 1}]),
         ("linux.resources.network", {"classID": 1}),

@@ -39,3 +39,9 @@ def test_an_existing_time_namespace_is_joined_as_it_is() -> None:
 def test_the_hosts_clocks_are_not_set() -> None:
     with pytest.raises(InvalidArgumentError, match=r"linux\.timeOffsets is set"):
         plan_of([{"type": "mount"}], timeOffsets={"boottime": {"secs": 1}})
+
+
+def test_interfaces_are_moved_before_anybody_looks_at_the_container() -> None:
+    plan = plan_of([{"type": "mount"}, {"type": "network"}], netDevices={"eth1": {"name": "eth0"}})
+    assert plan.root[-1] == op.WaitForNetDevices()
+    assert op.WaitForNetDevices() not in plan_of([{"type": "mount"}]).root

@@ -17,6 +17,7 @@ from .operations import (
     SetHostname,
     SetSysctl,
     Unshare,
+    WaitForNetDevices,
 )
 from .site import Site
 
@@ -38,6 +39,10 @@ def _new_time_namespace(site: Site, offsets: str) -> None:
 def _bring_loopback_up(site: Site) -> None:
     del site
     namespaces.bring_loopback_up()
+
+
+def _wait_for_net_devices(site: Site) -> None:
+    site.wait_for_shim({"kind": "netDevices"})
 
 
 def _set_sysctl(site: Site, name: str, value: str, namespace: str) -> None:
@@ -83,6 +88,7 @@ WORK: Final[dict[type[Operation], Callable[..., None]]] = {
     Unshare: _unshare,
     NewTimeNamespace: _new_time_namespace,
     BringLoopbackUp: _bring_loopback_up,
+    WaitForNetDevices: _wait_for_net_devices,
     SetSysctl: _set_sysctl,
     SetHostname: _set_hostname,
     SetDomainname: _set_domainname,

@@ -8,7 +8,6 @@ import stat
 from collections.abc import Callable
 from typing import Final
 
-from ..errors import InternalError
 from ..linux import mounts, namespaces, paths, rlimits
 from ..linux.sibling import fork_sibling
 from ..linux.user_namespaces import IdRange, become_root, read_id_map
@@ -47,7 +46,7 @@ def _enter_user_namespace(
         _join(path, uids, gids)
     else:
         namespaces.unshare(namespaces.CLONE_NEWUSER)
-        _tell(site, {"kind": "unshared"})  # whoever is in it may not say who is who there
+        site.wait_for_shim({"kind": "unshared"})  # whoever is in it may not say who is who there
     if renew_pid:
         _go_on_in_new_pid_namespace(site)
 
@@ -75,7 +74,7 @@ def _go_on_in_new_pid_namespace(site: Site) -> None:
         status = 1
         try:
             os.close(reader)
-            _tell(site, {"kind": "successor", "pid": pid})
+            site.wait_for_shim({"kind": "successor", "pid": pid})
             os.write(writer, _GO)
             status = 0
         finally:
@@ -86,14 +85,6 @@ def _go_on_in_new_pid_namespace(site: Site) -> None:
         os._exit(1)
     os.close(reader)
     os.setsid()
-
-
-def _tell(site: Site, message: dict[str, object]) -> None:
-    assert site.channel is not None, "an init has one"
-    site.channel.send(message)
-    reply, _ = site.channel.receive()
-    if reply is None or reply["kind"] != "go":
-        raise InternalError("the shim gave up while this container's init entered its user namespace")
 
 
 def _open_sources(site: Site, sources: tuple[str, ...]) -> None:

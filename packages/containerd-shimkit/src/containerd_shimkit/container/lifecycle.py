@@ -37,6 +37,7 @@ from .filters import filter_of
 from .forker import Forker
 from .init import InitTask, error_from
 from .labels import check_labels
+from .net_devices import move_net_devices
 from .plan import Plan, plan_container, with_filter
 from .remover import Remover
 from .runtime_hooks import RuntimeHooks
@@ -296,6 +297,11 @@ class Container:
                     return
                 if message["kind"] == "hooks":
                     await self._hooks.run("creating", self.pid, "prestart", "createRuntime")
+                    channel.send({"kind": "go"})
+                    continue
+                if message["kind"] == "netDevices":
+                    assert self._spec.linux is not None, "there is no plan without"
+                    await move_net_devices(self._spec.linux.net_devices, self.pid, self._reaper)
                     channel.send({"kind": "go"})
                     continue
                 if message["kind"] == "unshared":

@@ -50,6 +50,7 @@ __all__ = [
     "TakeLabels",
     "Unshare",
     "WaitForHooks",
+    "WaitForNetDevices",
 ]
 
 
@@ -133,6 +134,11 @@ class BecomeRoot:
 @dataclass(frozen=True, slots=True)
 class BringLoopbackUp:
     """Give a new network namespace its loopback interface."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitForNetDevices:
+    """Wait until the shim has moved interfaces of the host into the network namespace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,6 +394,7 @@ Operation: TypeAlias = (
     | BecomeRoot
     | BindDevice
     | BringLoopbackUp
+    | WaitForNetDevices
     | PrepareRoot
     | BindMount
     | FilesystemMount

@@ -36,7 +36,7 @@ from .operations import (
     WaitForHooks,
 )
 from .plan_labels import labelled_mounts
-from .plan_namespaces import kinds_of, later_namespace_steps, namespace_steps, setting_steps
+from .plan_namespaces import kinds_of, later_namespace_steps, namespace_steps, net_device_steps, setting_steps
 from .plan_process import filter_steps, label_steps, process_steps
 from .plan_user import check_mappings, in_user_namespace
 from .refusals import unsupported
@@ -112,6 +112,7 @@ def plan_container(spec: Spec, bundle: str, id: str = "") -> Plan:  # noqa: A002
         host=tuple(_host_steps(process, linux, kinds)),
         root=(
             *(in_user_namespace(root, later_namespace_steps(kinds)) if "user" in kinds else root),
+            *net_device_steps(linux, kinds),
             *_hooks_outside(spec),
             *_hooks("createContainer", "creating", spec, bundle, id),
         ),
@@ -153,7 +154,6 @@ def _refuse_unsupported(spec: Spec, process: Process, linux: Linux) -> None:
     asked = {
         "process.terminal": process.terminal,
         "linux.intelRdt": linux.intel_rdt,
-        "linux.netDevices": linux.net_devices,
         "linux.resources.blockIO": resources and resources.block_io,
         "linux.resources.hugepageLimits": resources and resources.hugepage_limits,
         "linux.resources.network": resources and resources.network,

@@ -17,11 +17,12 @@ from .operations import (
     SetHostname,
     SetSysctl,
     Unshare,
+    WaitForNetDevices,
 )
 from .plan_user import enter_user_namespace, prepare_for_user_namespace
 from .refusals import unsupported
 
-__all__ = ["kinds_of", "later_namespace_steps", "namespace_steps", "setting_steps"]
+__all__ = ["kinds_of", "later_namespace_steps", "namespace_steps", "net_device_steps", "setting_steps"]
 
 _JOINABLE: Final = ("ipc", "uts", "network", "cgroup", "time")
 _NEW_AT_ONCE: Final = ("mount", "ipc", "uts", "network", "cgroup")
@@ -61,6 +62,17 @@ def namespace_steps(process: Process, linux: Linux, kinds: Mapping[str, str]) ->
     yield from _new(kinds, ("mount",) if "user" in kinds else _NEW_AT_ONCE)
     if kinds.get("time") == "":
         yield NewTimeNamespace("".join(f"{each.clock} {each.secs} {each.nanosecs}\n" for each in linux.time_offsets))
+
+
+def net_device_steps(linux: Linux, kinds: Mapping[str, str]) -> Iterator[Operation]:
+    """The step that has interfaces moved, once the network namespace is there."""
+    if not linux.net_devices:
+        return
+    if "network" not in kinds:
+        raise InvalidArgumentError(
+            "config.json: linux.netDevices is set, but linux.namespaces has no `network`: the interfaces are the host's"
+        )
+    yield WaitForNetDevices()
 
 
 def later_namespace_steps(kinds: Mapping[str, str]) -> Iterator[Operation]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..errors import InternalError
 from ..linux.cgroups import CgroupV1
 from ..linux.labels import LabelFile
-from .channel import Channel
+from .channel import Channel, Message
 
 __all__ = ["Site"]
 
@@ -25,6 +26,14 @@ class Site:
     labels: tuple[LabelFile, ...] = field(default=())  # opened, and not taken on yet
     keys: tuple[LabelFile, ...] = field(default=())  # the same, of keys
     sources: dict[str, int] = field(default_factory=lambda: dict[str, int]())  # opened while they could be reached
+
+    def wait_for_shim(self, message: Message) -> None:
+        """Tell the shim what it is to do, and wait until it has. Raises: InternalError when it is gone, or gives up."""
+        assert self.channel is not None, "an init has one"
+        self.channel.send(message)
+        reply, _ = self.channel.receive()
+        if reply is None or reply["kind"] != "go":
+            raise InternalError("the shim gave up while this container's init waited for it")
 
     def source(self, path: str) -> str:
         """The name by which the source *path* of a bind mount can be reached."""
