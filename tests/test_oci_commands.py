@@ -293,3 +293,23 @@ def test_users_of_the_host_are_not_looked_at(bundle: Bundle, tmp_path: Path) -> 
     (bundle.directory / "rootfs" / "etc").mkdir()
     (bundle.directory / "rootfs" / "etc" / "passwd").symlink_to(tmp_path / "users")
     assert bundle.run('echo "$HOME"').stdout == "/\n"
+
+
+def test_an_existing_mount_namespace_is_joined_and_never_the_hosts(bundle: Bundle) -> None:
+    def join(spec: dict[str, Any], pid: int | str) -> None:
+        kinds = [each for each in spec["linux"]["namespaces"] if each["type"] != "mount"]
+        spec["linux"]["namespaces"] = [*kinds, {"type": "mount", "path": f"/proc/{pid}/ns/mnt"}]
+
+    bundle.change(lambda spec: join(spec, "self"))
+    refused = bundle.call("create", bundle.new_id(), check=False)
+    assert refused.returncode == 1
+    assert "this mount namespace is the shim's own" in refused.stderr
+    with subprocess.Popen(["unshare", "--mount", "sleep", "1000"]) as holder:
+        try:
+            own = os.readlink("/proc/self/ns/mnt")
+            wait_for(lambda: os.readlink(f"/proc/{holder.pid}/ns/mnt") != own)
+            theirs = os.readlink(f"/proc/{holder.pid}/ns/mnt")
+            bundle.change(lambda spec: join(spec, holder.pid))
+            assert bundle.run("readlink /proc/self/ns/mnt; ls /bin/busybox").stdout.split() == [theirs, "/bin/busybox"]
+        finally:
+            holder.kill()

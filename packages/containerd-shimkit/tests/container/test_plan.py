@@ -189,7 +189,7 @@ def test_what_this_version_cannot_do_is_refused_by_name(field: str, value: objec
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (put("linux.namespaces", [{"type": "mount", "path": "/proc/1/ns/mnt"}]), "linux.namespaces: mount"),
+        (put("linux.namespaces", [{"type": "mount", "path": "/ns/mnt"}, {"type": "user"}]), "linux.namespaces: mount"),
         (mounts({"destination": "/x", "type": "tmpfs", "source": "x", "options": ["tmpcopyup"]}), "tmpcopyup"),
         (mounts({"destination": "/x", "type": "bind", "source": "/x", "options": ["rbind", "rshared"]}), "shared"),
         (mounts({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}), "'cgroup'"),

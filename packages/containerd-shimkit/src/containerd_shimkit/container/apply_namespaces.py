@@ -77,6 +77,8 @@ def _join_namespace(site: Site, kind: str, path: str) -> None:
     descriptor = namespaces.open_namespace(path, kind)
     try:
         if os.path.samestat(os.fstat(descriptor), os.stat(f"/proc/self/ns/{_NAMESPACE_FILES.get(kind, kind)}")):
+            if kind == "mount":  # whose root is about to be changed for everybody in it
+                raise OSError(errno.EPERM, "this mount namespace is the shim's own: give the container another", path)
             site.hosts.add(kind)
         namespaces.setns(descriptor, namespaces.NAMESPACE_FLAGS[kind])
     finally:

@@ -24,7 +24,7 @@ from .refusals import unsupported
 
 __all__ = ["kinds_of", "later_namespace_steps", "namespace_steps", "net_device_steps", "setting_steps"]
 
-_JOINABLE: Final = ("ipc", "uts", "network", "cgroup", "time")
+_JOINABLE: Final = ("ipc", "uts", "network", "cgroup", "time", "mount")  # paths are looked up in the host's mounts
 _NEW_AT_ONCE: Final = ("mount", "ipc", "uts", "network", "cgroup")
 _IPC_SYSCTLS: Final = frozenset(
     f"kernel/{name}" for name in ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
@@ -35,14 +35,14 @@ def kinds_of(linux: Linux) -> dict[str, str]:
     """The namespaces that are asked for: paths by kind, empty for a new one. Raises: ShimError for a bad one."""
     kinds = {namespace.type: namespace.path for namespace in linux.namespaces}
     for kind, path in kinds.items():
-        if kind not in ("mount", "pid", "user", *_JOINABLE):
+        if kind not in ("pid", "user", *_JOINABLE):
             raise InvalidArgumentError(f"config.json: linux.namespaces has the unknown type {kind!r}")
         if path and not posixpath.isabs(path):
             raise InvalidArgumentError(f"config.json: the {kind} namespace's path {path!r} is not absolute")
     if "mount" not in kinds:
         raise InvalidArgumentError("config.json: linux.namespaces has no `mount`: a container needs mounts of its own")
-    if kinds["mount"]:
-        raise unsupported("linux.namespaces: mount", f"is to be joined at {kinds['mount']!r}")
+    if kinds["mount"] and "user" in kinds:
+        raise unsupported("linux.namespaces: mount", f"is to be joined at {kinds['mount']!r} beside one of type `user`")
     if linux.time_offsets and kinds.get("time") != "":
         raise InvalidArgumentError(
             "config.json: linux.timeOffsets is set, but linux.namespaces has no new namespace of type `time`: the "
