@@ -16,7 +16,15 @@ __all__ = ["SYSCALLS", "encode", "last_error", "libc", "syscall"]
 
 # one table, as the newer calls have one number everywhere. Source: arch/x86/entry/syscalls/syscall_64.tbl and
 # include/uapi/asm-generic/unistd.h of the kernel
-_COMMON: Final = {"pidfd_send_signal": 424, "pidfd_open": 434, "close_range": 436, "openat2": 437}
+_COMMON: Final = {
+    "pidfd_send_signal": 424,
+    "open_tree": 428,
+    "move_mount": 429,
+    "pidfd_open": 434,
+    "close_range": 436,
+    "openat2": 437,
+    "mount_setattr": 442,
+}
 _BY_MACHINE: Final = {
     "x86_64": {
         "clone": 56,
