@@ -131,7 +131,7 @@ CASES: dict[str, Change] = {
     "pids": resources(pids={"limit": 50}),
     "a host name": lambda spec: spec.update(hostname="somewhere"),
     "environment": process(env=["PATH=/bin", "A=1", "B=two words", "EMPTY="]),
-    "a directory that is not there": process(cwd="/work/deep"),
+    "a directory that is not there": process(cwd="/srv/deep"),
     "a device": several(
         linux(
             devices=[{"path": "/dev/mine", "type": "c", "major": 1, "minor": 5, "fileMode": 0o640, "uid": 3, "gid": 4}]
@@ -144,7 +144,7 @@ CASES: dict[str, Change] = {
         ),
     ),
     "a volume": mount(destination="/volume", type="bind", source="/usr/share", options=["rbind", "ro", "nosuid"]),
-    "a tmpfs": mount(destination="/fast", type="tmpfs", source="tmpfs", options=["size=64k", "noexec"]),
+    "a tmpfs": mount(destination="/run/fast", type="tmpfs", source="tmpfs", options=["size=64k", "noexec"]),
     "privileged": privileged,
     "the host's network": without_namespace("network"),
     "the host's processes": without_namespace("pid"),
