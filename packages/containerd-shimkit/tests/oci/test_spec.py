@@ -41,7 +41,13 @@ FULL: dict[str, Any] = {
     "domainname": "d",
     "mounts": [
         {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "ro"]},
-        {"destination": "/data", "source": "/srv", "options": ["rbind"], "uidMappings": [{}], "gidMappings": []},
+        {
+            "destination": "/data",
+            "source": "/srv",
+            "options": ["rbind"],
+            "uidMappings": [{"containerID": 0, "hostID": 7, "size": 9}],
+            "gidMappings": [],
+        },
     ],
     "annotations": {"k": "v"},
     "hooks": {"prestart": [{"path": "/x"}], "poststop": None, "createRuntime": []},
@@ -95,7 +101,7 @@ def test_every_field_arrives_where_it_belongs() -> None:
     )
     assert spec.mounts == (
         oci.Mount("/proc", "proc", "proc", ("nosuid", "ro")),
-        oci.Mount("/data", "", "/srv", ("rbind",), uid_mappings=True, gid_mappings=False),
+        oci.Mount("/data", "", "/srv", ("rbind",), uid_mappings=(oci.IdMapping(0, 7, 9),)),
     )
     assert (spec.oci_version, spec.hostname, spec.domainname, spec.root) == (
         "1.2.1",

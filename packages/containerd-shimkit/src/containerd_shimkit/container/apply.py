@@ -21,33 +21,30 @@ from ..errors import (
     ShimError,
     UnimplementedError,
 )
-from ..linux import mounts, paths
+from ..linux import paths
 from ..linux.cgroups import CgroupV1
-from ..oci import mount_options as ms
 from ..oci.hooks import Hook
-from . import apply_labels, apply_namespaces, apply_process, apply_user
+from . import apply_cgroup_mounts, apply_labels, apply_mounts, apply_namespaces, apply_process, apply_user
 from .hooks import run_hooks
 from .operations import (
     BindMount,
     DeviceNode,
     EnterUserNamespace,
-    FilesystemMount,
     InstallSeccomp,
     JoinCgroup,
     MakeDirectory,
-    MaskPath,
     NewTimeNamespace,
     OpenLabels,
+    OpenMappedMount,
     OpenSources,
     Operation,
     PivotRoot,
-    PrepareRoot,
     RaiseRlimit,
     ReadonlyPath,
-    ReadonlyRoot,
     RunHooks,
     SetIoPriority,
     SetMemoryPolicy,
+    SetMountAttributes,
     SetOomScoreAdj,
     SetRlimit,
     SetScheduler,
@@ -60,8 +57,6 @@ from .steps import Step, describe
 
 __all__ = ["Site", "apply", "make_cgroup"]
 
-_NO_LINKS: Final = ("proc", "sysfs")
-_STRICT: Final = paths.RESOLVE_IN_ROOT | paths.RESOLVE_NO_SYMLINKS
 _LONGEST: Final = 160
 _WRONG: Final = (
     errno.ENOENT,
@@ -119,10 +114,20 @@ def _explained(step: Step, error: ValueError | OSError) -> ShimError:
 
 def _cure(step: Step, error: OSError) -> str:
     match step[0]:
-        case BindMount.__name__ if error.errno == errno.ENOENT:
+        case BindMount.__name__ | OpenMappedMount.__name__ if error.errno == errno.ENOENT:
             return f"; make sure that {step[1]} exists on the host"
         case OpenSources.__name__ if error.errno == errno.ENOENT:
             return f"; make sure that {error.filename} exists on the host"
+        case OpenMappedMount.__name__ if error.errno == errno.EINVAL:
+            return (
+                f"; the file system of {step[1]} may be one that cannot map ids: take another, or leave the mapping out"
+            )
+        case OpenMappedMount.__name__ if error.errno in (errno.ENOSPC, errno.EPERM):
+            return "; mapped ids need a user namespace: the host's sysctl user.max_user_namespaces must allow one"
+        case OpenMappedMount.__name__ | SetMountAttributes.__name__ if error.errno == errno.ENOSYS:
+            return "; it needs Linux 5.12 or later: leave idmap, ridmap and the recursive options (rro) out"
+        case ReadonlyPath.__name__ if error.errno == errno.EINVAL:
+            return "; the mount that it is in may be unbindable: leave that option out"
         case EnterUserNamespace.__name__ if error.errno in (errno.EINVAL, errno.EUSERS, errno.ENOSPC):
             return "; it must not be the shim's own, and /proc/sys/user/max_user_namespaces must allow one more"
         case SetOomScoreAdj.__name__:
@@ -167,88 +172,6 @@ def _make_directory(site: Site, path: str) -> None:
     os.close(paths.make_directory_in_root(site.root_fd, path, 0o755))
 
 
-def _make_root_readonly(site: Site) -> None:
-    _remount(site.root_fd, ms.MS_RDONLY, 0)
-
-
-def _prepare_root(site: Site, recursive_slave: bool) -> None:
-    mounts.mount("", "/", "", ms.MS_REC | (ms.MS_SLAVE if recursive_slave else ms.MS_PRIVATE))
-    # pivot_root(2) wants a mount, whatever stands there
-    mounts.mount(site.rootfs, site.rootfs, "", ms.MS_BIND | ms.MS_REC)
-    mounts.mount("", site.rootfs, "", ms.MS_PRIVATE)  # what the host mounts there later is not the container's
-    site.root_fd = os.open(site.rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
-def _by_descriptor(descriptor: int) -> str:
-    return f"/proc/self/fd/{descriptor}"
-
-
-def _bind(
-    site: Site, source: str, target: str, recursive: bool, flags: int, cleared: int, propagation: tuple[int, ...]
-) -> None:
-    source = site.source(source)
-    if stat.S_ISDIR(os.stat(source).st_mode):
-        place = paths.make_directory_in_root(site.root_fd, target, 0o755)
-    else:
-        place = paths.make_file_in_root(site.root_fd, target)
-    try:
-        _refuse_procfs(place, site.root_fd, target)
-        mounts.mount(source, _by_descriptor(place), "", ms.MS_BIND | (ms.MS_REC if recursive else 0))
-    finally:
-        os.close(place)
-    if not (flags or cleared or propagation):
-        return
-    # the descriptor above is of what the mount now hides: look the path up again
-    mounted = paths.open_in_root(site.root_fd, target, os.O_PATH)
-    try:
-        if flags or cleared:
-            _remount(mounted, flags, cleared)
-        _propagate(mounted, propagation)
-    finally:
-        os.close(mounted)
-
-
-def _refuse_procfs(descriptor: int, root_fd: int, target: str) -> None:
-    """Refuse to mount over /proc where a link has led there: the plan has seen to paths that say so themselves."""
-    root, found = (os.readlink(_by_descriptor(each)) for each in (root_fd, descriptor))
-    if f"{found}/".startswith(f"{root}/proc/") and not f"{target}/".startswith("/proc/"):
-        raise OSError(
-            errno.EPERM, "a symbolic link in the image leads to /proc, where nothing else may be mounted", target
-        )
-
-
-def _remount(descriptor: int, flags: int, cleared: int) -> None:
-    """Change the flags of the mount at *descriptor*; those that it has stay, as some may not be taken off."""
-    kept = ms.flags_of_statvfs(os.fstatvfs(descriptor).f_flag) & ~cleared
-    mounts.mount("", _by_descriptor(descriptor), "", ms.MS_REMOUNT | ms.MS_BIND | kept | flags)
-
-
-def _propagate(descriptor: int, propagation: tuple[int, ...]) -> None:
-    for kind in propagation:
-        mounts.mount("", _by_descriptor(descriptor), "", kind)
-
-
-def _mount_filesystem(
-    site: Site, fstype: str, source: str, target: str, flags: int, data: str, propagation: tuple[int, ...]
-) -> None:
-    place = paths.make_directory_in_root(site.root_fd, target, 0o755)
-    try:
-        if fstype != "proc":
-            _refuse_procfs(place, site.root_fd, target)
-        if fstype in _NO_LINKS:
-            # a link, in an image or on a shared volume, would let others move what the masks are to cover
-            os.close(paths.openat2(site.root_fd, target.lstrip("/"), os.O_PATH | os.O_DIRECTORY, 0, _STRICT))
-        mounts.mount(source, _by_descriptor(place), fstype, flags, data)
-    finally:
-        os.close(place)
-    if propagation:
-        mounted = paths.open_in_root(site.root_fd, target, os.O_PATH)
-        try:
-            _propagate(mounted, propagation)
-        finally:
-            os.close(mounted)
-
-
 def _make_device(site: Site, path: str, mode: int, major: int, minor: int, uid: int, gid: int) -> None:
     directory, name = os.path.split(path)
     parent = paths.make_directory_in_root(site.root_fd, directory, 0o755)
@@ -279,46 +202,6 @@ def _make_link(site: Site, path: str, points_to: str) -> None:
         os.close(parent)
 
 
-def _mask(site: Site, path: str) -> None:
-    try:
-        target = paths.open_in_root(site.root_fd, path, os.O_PATH)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    try:
-        if stat.S_ISDIR(os.fstat(target).st_mode):
-            mounts.mount("tmpfs", _by_descriptor(target), "tmpfs", ms.MS_RDONLY, "size=0k")
-        else:
-            mounts.mount("/dev/null", _by_descriptor(target), "", ms.MS_BIND)
-    finally:
-        os.close(target)
-
-
-def _make_readonly(site: Site, path: str) -> None:
-    try:
-        target = paths.open_in_root(site.root_fd, path, os.O_PATH)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    try:
-        mounts.mount(_by_descriptor(target), _by_descriptor(target), "", ms.MS_BIND | ms.MS_REC)
-    finally:
-        os.close(target)
-    mounted = paths.open_in_root(site.root_fd, path, os.O_PATH)
-    try:
-        _remount(mounted, ms.MS_RDONLY, 0)
-    finally:
-        os.close(mounted)
-
-
-def _pivot(site: Site) -> None:
-    os.fchdir(site.root_fd)
-    # with "." twice the old root is stacked on the new one, and no directory in the image is needed to put it in
-    mounts.pivot_root(".", ".")
-    mounts.umount(".", mounts.MNT_DETACH)
-    os.chdir("/")
-    os.close(site.root_fd)
-    site.root_fd = -1
-
-
 def _wait_for_hooks(site: Site) -> None:
     channel = site.channel
     assert channel is not None, "an init has one"
@@ -338,18 +221,13 @@ def _run_hooks(
 
 _KINDS_OF_WORK: Final[dict[type[Operation], Callable[..., None]]] = {
     JoinCgroup: _join_cgroup,
-    PrepareRoot: _prepare_root,
-    BindMount: _bind,
-    FilesystemMount: _mount_filesystem,
     DeviceNode: _make_device,
     SymbolicLink: _make_link,
     MakeDirectory: _make_directory,
-    MaskPath: _mask,
-    ReadonlyPath: _make_readonly,
-    ReadonlyRoot: _make_root_readonly,
-    PivotRoot: _pivot,
     WaitForHooks: _wait_for_hooks,
     RunHooks: _run_hooks,
+    **apply_mounts.WORK,
+    **apply_cgroup_mounts.WORK,
     **apply_labels.WORK,
     **apply_namespaces.WORK,
     **apply_process.WORK,

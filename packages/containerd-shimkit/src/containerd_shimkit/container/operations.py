@@ -15,19 +15,24 @@ __all__ = [
     "BindDevice",
     "BindMount",
     "BringLoopbackUp",
+    "CgroupMount",
     "ChangeDirectory",
+    "CopiedTmpfs",
     "DeviceNode",
     "DropPrivileges",
     "EnterUserNamespace",
     "FilesystemMount",
     "GiveStreams",
+    "IdRange",
     "InstallSeccomp",
     "JoinCgroup",
     "JoinNamespace",
     "MakeDirectory",
+    "MappedBindMount",
     "MaskPath",
     "NewTimeNamespace",
     "OpenLabels",
+    "OpenMappedMount",
     "OpenSources",
     "Operation",
     "PivotRoot",
@@ -41,9 +46,11 @@ __all__ = [
     "SetHostname",
     "SetIoPriority",
     "SetMemoryPolicy",
+    "SetMountAttributes",
     "SetOomScoreAdj",
     "SetPersonality",
     "SetRlimit",
+    "SetRootPropagation",
     "SetScheduler",
     "SetSysctl",
     "SymbolicLink",
@@ -52,6 +59,9 @@ __all__ = [
     "WaitForHooks",
     "WaitForNetDevices",
 ]
+
+
+IdRange: TypeAlias = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +76,23 @@ class JoinCgroup:
     """Enter the container's cgroup, which the shim has made with the limits *resources*."""
 
     resources: Resources | None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenMappedMount:
+    """Make a bind mount of *source* whose files' owners appear as others: by ranges of first id on disk, first id
+    shown, and how many. It is nowhere until a `MappedBindMount` of the same *number* puts it somewhere.
+
+    Only the host's root may do it. It takes a process for a moment, which is not to count as the container's.
+    """
+
+    source: str
+    number: int
+    uid_mappings: tuple[IdRange, ...]
+    gid_mappings: tuple[IdRange, ...]
+    maps_below: bool  # also what is mounted below it
+    recursive: bool
+    propagation: int  # what it has of the host's, until more is said: MS_SLAVE, MS_PRIVATE, or 0 to be the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +170,14 @@ class WaitForNetDevices:
 
 @dataclass(frozen=True, slots=True)
 class PrepareRoot:
-    """Cut the new mount namespace off from the host's and make the new root a mount of its own."""
+    """Cut the new mount namespace off from the host's and make the new root a mount of its own.
 
-    recursive_slave: bool  # host's later mounts still arrive (rslave), or nothing does (rprivate)
+    *hosts* are MS_ propagation flags for the host's mounts in it: rslave, rprivate, or 0 to leave the two connected,
+    the root excepted.
+    """
+
+    hosts: int
+    follows_host: bool = False  # what the host mounts within the root later comes to be mounted in the container too
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +193,18 @@ class BindMount:
 
 
 @dataclass(frozen=True, slots=True)
+class MappedBindMount:
+    """Put the mount that an `OpenMappedMount` has made of *source* at *target*; otherwise it is a `BindMount`."""
+
+    source: str
+    number: int
+    target: str
+    flags: int = 0
+    cleared: int = 0
+    propagation: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class FilesystemMount:
     """Mount a new file system of type *fstype* at *target*."""
 
@@ -170,6 +214,41 @@ class FilesystemMount:
     flags: int = 0
     data: str = ""
     propagation: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedTmpfs:
+    """A new tmpfs at *target* with a copy of what it hides."""
+
+    source: str
+    target: str
+    flags: int = 0
+    data: str = ""
+    propagation: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupMount:
+    """Show the container its own cgroup at *target*: the hierarchies of version 1 side by side, or that of version 2.
+
+    *unified* asks for version 2 even where the host has both.
+    """
+
+    target: str
+    unified: bool
+    namespaced: bool  # the container has a cgroup namespace: what is mounted is then cut to it by the kernel
+    flags: int = 0
+    data: str = ""
+    propagation: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SetMountAttributes:
+    """Set and clear MOUNT_ATTR_ bits on the mount at *target* and on all that is mounted below it."""
+
+    target: str
+    chosen: int
+    cleared: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +342,15 @@ class ReadonlyRoot:
 @dataclass(frozen=True, slots=True)
 class PivotRoot:
     """Make the new root `/`, and let go of the host's tree."""
+
+    connected: bool = False  # the host would hear of what is unmounted in its tree
+
+
+@dataclass(frozen=True, slots=True)
+class SetRootPropagation:
+    """Give `/` the MS_ propagation *flags*, once it is the container's."""
+
+    flags: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,6 +472,7 @@ class RunHooks:
 Operation: TypeAlias = (
     SetOomScoreAdj
     | JoinCgroup
+    | OpenMappedMount
     | JoinNamespace
     | Unshare
     | NewTimeNamespace
@@ -397,7 +486,11 @@ Operation: TypeAlias = (
     | WaitForNetDevices
     | PrepareRoot
     | BindMount
+    | MappedBindMount
     | FilesystemMount
+    | CopiedTmpfs
+    | CgroupMount
+    | SetMountAttributes
     | SetFileContext
     | DeviceNode
     | SymbolicLink
@@ -409,6 +502,7 @@ Operation: TypeAlias = (
     | ReadonlyPath
     | ReadonlyRoot
     | PivotRoot
+    | SetRootPropagation
     | SetRlimit
     | SetScheduler
     | SetIoPriority

@@ -13,21 +13,16 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from ..errors import InvalidArgumentError
-from ..oci import mount_options as ms
 from ..oci.hooks import state_document
 from ..oci.resources import DeviceRule, Resources
-from ..oci.spec import Device, Linux, Mount, Process, Spec
+from ..oci.spec import Device, Linux, Process, Spec
 from .operations import (
-    BindMount,
     DeviceNode,
-    FilesystemMount,
     InstallSeccomp,
     JoinCgroup,
     MakeDirectory,
     MaskPath,
     Operation,
-    PivotRoot,
-    PrepareRoot,
     ReadonlyPath,
     ReadonlyRoot,
     RunHooks,
@@ -36,6 +31,7 @@ from .operations import (
     WaitForHooks,
 )
 from .plan_labels import labelled_mounts
+from .plan_mounts import binds_dev, leave_host, plan_mappings, plan_mounts, prepare_root, seal_mounts
 from .plan_namespaces import kinds_of, later_namespace_steps, namespace_steps, net_device_steps, setting_steps
 from .plan_process import filter_steps, label_steps, process_steps
 from .plan_user import check_mappings, in_user_namespace
@@ -65,10 +61,6 @@ _ALLOWED_DEVICES: Final = (
     DeviceRule(allow=True, type="b", access="m"),
     *(DeviceRule(True, "c", major, minor, "rwm") for _name, major, minor in _DEFAULT_DEVICES),
     *(DeviceRule(True, "c", major, minor, "rwm") for major, minor in ((5, 2), (136, None), (10, 200))),
-)
-_PROC_FILES: Final = frozenset(
-    f"/proc/{name}"
-    for name in ("cpuinfo", "diskstats", "loadavg", "meminfo", "net/dev", "slabinfo", "stat", "swaps", "uptime")
 )
 _DEVICE_TYPES: Final = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 
@@ -102,14 +94,14 @@ def plan_container(spec: Spec, bundle: str, id: str = "") -> Plan:  # noqa: A002
     _refuse_unsupported(spec, process, linux)
     kinds = kinds_of(linux)
     check_mappings(process, linux, kinds)
-    root = labelled_mounts(_root_steps(spec, linux, kinds), linux.mount_label)
+    root = labelled_mounts(_root_steps(spec, linux, kinds, bundle), linux.mount_label)
     root_path = spec.root.path if spec.root else "rootfs"
     return Plan(
         process_spec=process,
         pid_namespace=kinds.get("pid"),
         user_namespace="user" in kinds,
         rootfs=posixpath.normpath(posixpath.join(bundle, root_path)),
-        host=tuple(_host_steps(process, linux, kinds)),
+        host=(*plan_mappings(spec, linux, bundle), *_host_steps(process, linux, kinds)),
         root=(
             *(in_user_namespace(root, later_namespace_steps(kinds)) if "user" in kinds else root),
             *net_device_steps(linux, kinds),
@@ -166,8 +158,6 @@ def _refuse_unsupported(spec: Spec, process: Process, linux: Linux) -> None:
     for field, value in asked.items():
         if value:
             raise unsupported(field, "is set")
-    if linux.rootfs_propagation not in ("", "private", "rprivate", "slave", "rslave"):
-        raise unsupported("linux.rootfsPropagation", f"is {linux.rootfs_propagation!r}")
 
 
 def _host_steps(process: Process, linux: Linux, kinds: dict[str, str]) -> Iterator[Operation]:
@@ -184,13 +174,10 @@ def _with_default_devices(resources: Resources | None) -> Resources | None:
     return replace(resources, devices=(*resources.devices, *_ALLOWED_DEVICES))
 
 
-def _root_steps(spec: Spec, linux: Linux, kinds: dict[str, str]) -> Iterator[Operation]:
-    # slave, unless asked otherwise: a bind mount that wants the host's later mounts can have them (rslave)
-    yield PrepareRoot(recursive_slave=linux.rootfs_propagation not in ("private", "rprivate"))
-    for index, mount in enumerate(spec.mounts):
-        yield _plan_mount(mount, f"mounts[{index}]")
-    bind_dev = any(posixpath.normpath(m.destination) == "/dev" and _is_bind(m) for m in spec.mounts)
-    if not bind_dev:  # a /dev of the host's has what it has; nothing of ours is written there
+def _root_steps(spec: Spec, linux: Linux, kinds: dict[str, str], bundle: str) -> Iterator[Operation]:
+    yield prepare_root(linux)
+    yield from plan_mounts(spec, linux, bundle)
+    if not binds_dev(spec):  # a /dev of the host's has what it has; nothing of ours is written there
         for name, major, minor in _DEFAULT_DEVICES:
             yield DeviceNode(f"/dev/{name}", stat.S_IFCHR | 0o666, major, minor, 0, 0)
         for index, device in enumerate(linux.devices):
@@ -200,49 +187,6 @@ def _root_steps(spec: Spec, linux: Linux, kinds: dict[str, str]) -> Iterator[Ope
     elif linux.devices:
         raise InvalidArgumentError("config.json: linux.devices are asked for, but /dev is a bind mount of the host's")
     yield from setting_steps(spec, linux, kinds)
-
-
-def _is_bind(mount: Mount) -> bool:
-    return mount.type == "bind" or "bind" in mount.options or "rbind" in mount.options
-
-
-def _plan_mount(mount: Mount, field: str) -> Operation:
-    if mount.uid_mappings or mount.gid_mappings:
-        raise unsupported(f"{field}.uidMappings", "is set")
-    options = ms.parse_options(mount.options)
-    if options.unsupported:
-        raise unsupported(f"{field}.options", f"has {options.unsupported[0]!r}")
-    if not posixpath.isabs(mount.destination):
-        raise InvalidArgumentError(f"config.json: {field}.destination {mount.destination!r} is not an absolute path")
-    target = posixpath.normpath(mount.destination)
-    if target in ("/", "//"):
-        raise InvalidArgumentError(f"config.json: {field}.destination is '/': the root file system stands there")
-    _check_proc(mount, target, field)
-    if any(each & ms.MS_SHARED for each in options.propagation):
-        raise unsupported(f"{field}.options", "has `shared` propagation")
-    if _is_bind(mount):
-        if not posixpath.isabs(mount.source):
-            raise InvalidArgumentError(f"config.json: {field}.source {mount.source!r} of a bind mount is not absolute")
-        recursive = bool(options.flags & ms.MS_REC)
-        flags = options.flags & ~(ms.MS_BIND | ms.MS_REC)
-        return BindMount(mount.source, target, recursive, flags, options.cleared, options.propagation)
-    if mount.type in ("", "cgroup", "cgroup2"):
-        raise unsupported(f"{field}.type", f"is {mount.type!r}")
-    flags = options.flags & ~ms.MS_REC
-    if target == "/dev":
-        flags &= ~ms.MS_RDONLY  # it is filled first; `_seal_steps` makes it read-only
-    return FilesystemMount(mount.type, mount.source or mount.type, target, flags, options.data, options.propagation)
-
-
-def _check_proc(mount: Mount, target: str, field: str) -> None:
-    """Nothing may be mounted over what the container's protection relies on, but for the files that lxcfs gives."""
-    if (f"{target}/").startswith("/proc/") and target not in _PROC_FILES:
-        if target == "/proc" and (mount.type == "proc" or (_is_bind(mount) and mount.source == "/proc")):
-            return
-        raise InvalidArgumentError(
-            f"config.json: {field}.destination {mount.destination!r} is in /proc, where only /proc itself may be "
-            "mounted: choose another place"
-        )
 
 
 def _plan_device(device: Device, field: str) -> DeviceNode:
@@ -260,14 +204,12 @@ def _seal_steps(spec: Spec, linux: Linux) -> Iterator[Operation]:
     if spec.process:
         yield from label_steps(spec.process)
         yield MakeDirectory(posixpath.normpath(spec.process.cwd))
-    for mount in spec.mounts:
-        if posixpath.normpath(mount.destination) == "/dev" and "ro" in mount.options and not _is_bind(mount):
-            yield ReadonlyPath("/dev")
+    yield from seal_mounts(spec)
     yield from (ReadonlyPath(path) for path in linux.readonly_paths)
     yield from (MaskPath(path) for path in linux.masked_paths)
     if spec.root and spec.root.readonly:
         yield ReadonlyRoot()
-    yield PivotRoot()
+    yield from leave_host(linux)
 
 
 def _hooks_outside(spec: Spec) -> Iterator[Operation]:

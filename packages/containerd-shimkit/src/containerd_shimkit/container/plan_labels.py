@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from ..errors import InvalidArgumentError
-from .operations import FilesystemMount, Operation, SetFileContext
+from .operations import CopiedTmpfs, FilesystemMount, Operation, SetFileContext
 
 __all__ = ["labelled_mounts"]
 
@@ -29,9 +29,10 @@ def labelled_mounts(steps: Iterable[Operation], context: str) -> Iterator[Operat
     if '"' in context:
         raise InvalidArgumentError(f"config.json: linux.mountLabel {context!r} has a quotation mark, as no context has")
     for step in steps:
-        if not isinstance(step, FilesystemMount) or step.fstype in _WITHOUT:
+        fstype = step.fstype if isinstance(step, FilesystemMount) else ""
+        if not isinstance(step, FilesystemMount | CopiedTmpfs) or fstype in _WITHOUT:
             yield step
-        elif step.fstype in _BY_ATTRIBUTE:
+        elif fstype in _BY_ATTRIBUTE:
             yield step
             yield SetFileContext(step.target, context)
         else:

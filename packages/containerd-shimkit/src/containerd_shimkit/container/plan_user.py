@@ -27,7 +27,7 @@ from .operations import (
     RaiseRlimit,
 )
 
-__all__ = ["check_mappings", "enter_user_namespace", "in_user_namespace", "prepare_for_user_namespace"]
+__all__ = ["check_mappings", "check_ranges", "enter_user_namespace", "in_user_namespace", "prepare_for_user_namespace"]
 
 _MOST: Final = 340  # ranges that a kernel takes
 _IDS: Final = 1 << 32
@@ -45,7 +45,7 @@ def check_mappings(process: Process, linux: Linux, kinds: Mapping[str, str]) -> 
         return
     for field, mappings in both.items():
         if mappings:
-            _check_ranges(f"linux.{field}", mappings)
+            check_ranges(f"linux.{field}", mappings)
         elif not kinds["user"]:
             raise InvalidArgumentError(
                 f"config.json: linux.{field} is absent, but linux.namespaces has a new `user`, where nobody would be "
@@ -67,7 +67,8 @@ def check_mappings(process: Process, linux: Linux, kinds: Mapping[str, str]) -> 
                 )
 
 
-def _check_ranges(field: str, mappings: Sequence[IdMapping]) -> None:
+def check_ranges(field: str, mappings: Sequence[IdMapping]) -> None:
+    """Refuse what is no mapping of ids. Raises: InvalidArgumentError that names the *field* and the range."""
     if len(mappings) > _MOST:
         raise InvalidArgumentError(f"config.json: {field} has {len(mappings)} ranges; the kernel takes {_MOST}")
     for side, first in (("containerID", "container_id"), ("hostID", "host_id")):

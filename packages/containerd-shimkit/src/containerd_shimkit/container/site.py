@@ -27,6 +27,9 @@ class Site:
     keys: tuple[LabelFile, ...] = field(default=())  # the same, of keys
     sources: dict[str, int] = field(default_factory=lambda: dict[str, int]())  # opened while they could be reached
 
+    # mounts with mapped ids that are nowhere yet, by their numbers
+    mapped: dict[int, int] = field(default_factory=lambda: dict[int, int]())
+
     def wait_for_shim(self, message: Message) -> None:
         """Tell the shim what it is to do, and wait until it has. Raises: InternalError when it is gone, or gives up."""
         assert self.channel is not None, "an init has one"

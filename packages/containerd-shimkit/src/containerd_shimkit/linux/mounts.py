@@ -217,10 +217,10 @@ def mount_rootfs(mounts: Iterable[Mount], target: str) -> None:
 def _mount_one(wanted: Mount, rootfs: str, done: list[str]) -> None:
     options = parse_options(wanted.options)
     mapped = [word for word in wanted.options if word.startswith(("uidmap=", "gidmap="))]
-    if options.unsupported or mapped:
+    if options.extensions or mapped:
         raise UnimplementedError(
             f"the mount of {wanted.source!r} ({wanted.type}) that containerd asks for has the option "
-            f"{(*options.unsupported, *mapped)[0]!r}, which this shim does not support; choose another snapshotter"
+            f"{(*options.extensions, *mapped)[0]!r}, which this shim does not support; choose another snapshotter"
         )
     try:
         point = _mount_point(wanted.target, rootfs)
@@ -263,7 +263,8 @@ def _bind(source: str, point: str, options: MountOptions, done: list[str]) -> No
         # a bind mount takes its flags in a second call, which would take off those that it has already
         there = ms.flags_of_statvfs(os.statvfs(point).f_flag)
         if flags | there & ~options.cleared != there:
-            mount("", point, "", ms.MS_REMOUNT | ms.MS_BIND | there & ~options.cleared | flags)
+            wanted = ms.remount_flags(there, flags, options.cleared)
+            mount("", point, "", ms.MS_REMOUNT | ms.MS_BIND | wanted)
 
 
 def _mount_filesystem(wanted: Mount, point: str, done: list[str]) -> None:

@@ -15,7 +15,6 @@ from .mount_options import KNOWN_OPTIONS
 
 __all__ = ["features_document"]
 
-_REFUSED: Final = {"shared", "rshared"}  # by the plan
 _NAMESPACES: Final = ("cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts")
 
 
@@ -25,7 +24,7 @@ def features_document() -> bytes:
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.2.0",
         "hooks": list(HOOK_KINDS),
-        "mountOptions": sorted(KNOWN_OPTIONS - _REFUSED),
+        "mountOptions": sorted(KNOWN_OPTIONS),
         "linux": {
             "namespaces": list(_NAMESPACES),
             "cgroup": {"v1": True, "v2": False, "systemd": False, "systemdUser": False, "rdma": False},
@@ -40,7 +39,7 @@ def features_document() -> bytes:
             "apparmor": {"enabled": True},
             "selinux": {"enabled": True},
             "intelRdt": {"enabled": False},
-            "mountExtensions": {"idmap": {"enabled": False}},
+            "mountExtensions": {"idmap": {"enabled": True}},
         },
     }
     return json.dumps(document, separators=(",", ":")).encode()

@@ -137,14 +137,14 @@ class Root:
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One of `mounts`; of the mappings only whether there are any."""
+    """One of `mounts`."""
 
     destination: str
     type: str = ""
     source: str = ""
     options: tuple[str, ...] = ()
-    uid_mappings: bool = False
-    gid_mappings: bool = False
+    uid_mappings: tuple[IdMapping, ...] = ()
+    gid_mappings: tuple[IdMapping, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,8 +314,8 @@ def _mount(mount: JsonObject) -> Mount:
         type=mount.text("type"),
         source=mount.text("source"),
         options=mount.texts("options"),
-        uid_mappings=bool(mount.raw_array("uidMappings")),
-        gid_mappings=bool(mount.raw_array("gidMappings")),
+        uid_mappings=tuple(_id_mapping(mapping) for mapping in mount.children("uidMappings")),
+        gid_mappings=tuple(_id_mapping(mapping) for mapping in mount.children("gidMappings")),
     )
 
 
