@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -179,14 +180,14 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Bundle, 
     runc = shutil.which("runc")
     if os.geteuid() or runc is None:
         pytest.skip("needs root, and runc to compare with")
-    directory = tmp_path_factory.mktemp("beside")
-    ours = lay_out(directory / "bundle", directory / "ours", cgroups_path=f"/beside-{directory.name}/ours")
+    directory, group = tmp_path_factory.mktemp("beside"), f"beside-{secrets.token_hex(4)}"
+    ours = lay_out(directory / "bundle", directory / "ours", cgroups_path=f"/{group}/ours")
     theirs = Bundle(ours.directory, directory / "theirs", runc)
     yield ours, theirs
     ours.end()
     theirs.end()
     for hierarchy in Path("/sys/fs/cgroup").iterdir():
-        parent = hierarchy / f"beside-{directory.name}"
+        parent = hierarchy / group
         if parent.is_dir():
             parent.rmdir()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import time
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.root
 def bundle(tmp_path: Path) -> Iterator[Bundle]:
     if os.geteuid():
         pytest.skip("containers need root")
-    group = f"oci-{tmp_path.name}"
+    group = f"oci-{secrets.token_hex(4)}"
     made = lay_out(tmp_path / "bundle", tmp_path / "root", cgroups_path=f"/{group}/c")
     scope = Scope(markers=(str(tmp_path),), spared=lambda: {os.getpid()}, spared_cgroups=frozenset({group}))
     before = Leftovers.snapshot(scope)
