@@ -311,3 +311,34 @@ def test_an_existing_mount_namespace_is_joined_and_never_the_hosts(bundle: Bundl
             assert bundle.run("readlink /proc/self/ns/mnt; ls /bin/busybox").stdout.split() == [theirs, "/bin/busybox"]
         finally:
             holder.kill()
+
+
+def test_a_container_among_the_hosts_mounts_has_its_own_root_and_leaves_no_mount(bundle: Bundle) -> None:
+    def without_mounts_of_its_own(spec: dict[str, Any]) -> None:
+        linux = spec["linux"]
+        linux["namespaces"] = [each for each in linux["namespaces"] if each["type"] != "mount"]
+        linux.update(maskedPaths=[], readonlyPaths=[])
+
+    bundle.change(without_mounts_of_its_own)
+    done = bundle.run("readlink /proc/self/ns/mnt; ls /bin/busybox; ls /etc 2>&1; readlink /proc/self/root")
+    own = os.readlink("/proc/self/ns/mnt")
+    assert done.stdout.splitlines()[:2] == [own, "/bin/busybox"]
+    assert "ls: /etc: No such file or directory" in done.stdout
+    assert str(bundle.directory) not in Path("/proc/self/mountinfo").read_text()
+    bundle.change(lambda spec: spec["linux"].update(maskedPaths=["/proc/kcore"]))
+    refused = bundle.call("run", bundle.new_id(), check=False)
+    assert "linux.maskedPaths is set, but linux.namespaces has no `mount`" in refused.stderr
+
+
+def test_what_the_host_has_mounted_in_such_a_root_is_not_touched(bundle: Bundle) -> None:
+    place = bundle.directory / "rootfs" / "mnt"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(place)], check=True)
+    try:
+        linux = {"namespaces": [{"type": "pid"}], "maskedPaths": [], "readonlyPaths": []}
+        bundle.change(lambda spec: spec["linux"].update(linux))
+        refused = bundle.call("run", bundle.new_id(), check=False)
+        assert "something is mounted on" in refused.stderr
+        assert os.path.ismount(place)
+    finally:
+        subprocess.run(["umount", str(place)], check=True)

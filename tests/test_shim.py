@@ -136,7 +136,7 @@ def test_an_export_is_called_by_its_name(play: Play) -> None:
     play(scenario)
 
 
-def test_a_native_program_gets_the_specs_environment_and_nothing_else(play: Play) -> None:
+def test_a_native_program_gets_the_specs_environment_a_home_and_nothing_else(play: Play) -> None:
     async def scenario(pod: Pod) -> None:
         def change(spec: dict[str, Any]) -> None:
             spec["process"]["env"] = ["FOO=bar"]
@@ -144,7 +144,7 @@ def test_a_native_program_gets_the_specs_environment_and_nothing_else(play: Play
         native = {"/bin/env": Path(BUSYBOX).read_bytes()}
         container = pod.container(["/bin/env"], native, change=change)
         assert await container.run() == 0
-        assert container.stdout == "FOO=bar\n"
+        assert container.stdout == "FOO=bar\nHOME=/\n"
 
     play(scenario)
 
@@ -201,7 +201,6 @@ def _set(path: str, value: object) -> Callable[[dict[str, Any]], None]:
         (_set("process.terminal", True), UnimplementedError, "process.terminal"),
         (_set("linux.seccomp", {"defaultAction": "ALLOW"}), InvalidArgumentError, "linux.seccomp.defaultAction"),
         (_set("linux.seccomp", {"defaultAction": "SCMP_ACT_NOTIFY"}), UnimplementedError, "SCMP_ACT_NOTIFY"),
-        (_set("hooks.prestart", [{"path": "/bin/true"}]), UnimplementedError, "hooks"),
         (_set("root.path", "nowhere"), InvalidArgumentError, "nowhere"),
         (_set("process.args", ["/missing.wasm"]), InvalidArgumentError, "/missing.wasm: no such file or directory"),
         (

@@ -15,6 +15,8 @@ from ..linux.mount_tree import copy_mount, move_mount, set_attributes
 from ..oci import mount_options as ms
 from .operations import (
     BindMount,
+    BindRoot,
+    ChangeRoot,
     CopiedTmpfs,
     FilesystemMount,
     IdRange,
@@ -47,6 +49,19 @@ def _prepare_root(site: Site, hosts: int, follows_host: bool) -> None:
     if not follows_host:
         mounts.mount("", site.rootfs, "", ms.MS_PRIVATE)
     site.root_fd = os.open(site.rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _bind_root(site: Site) -> None:
+    mounts.mount(site.rootfs, site.rootfs, "", ms.MS_BIND | ms.MS_REC)
+    mounts.mount("", site.rootfs, "", ms.MS_PRIVATE)
+    site.root_fd = os.open(site.rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _change_root(site: Site) -> None:
+    os.fchdir(site.root_fd)
+    os.chroot(".")
+    os.close(site.root_fd)
+    site.root_fd = -1
 
 
 def _cut_off(path: str) -> None:
@@ -292,6 +307,8 @@ def _set_root_propagation(site: Site, flags: int) -> None:
 
 WORK: Final[dict[type[Operation], Callable[..., None]]] = {
     PrepareRoot: _prepare_root,
+    BindRoot: _bind_root,
+    ChangeRoot: _change_root,
     BindMount: bind,
     OpenMappedMount: _open_mapped,
     MappedBindMount: _bind_mapped,

@@ -24,7 +24,7 @@ from ..linux.capabilities import unknown_capabilities
 from ..linux.cgroup_settings import compile_resources
 from ..linux.cgroups import CgroupV1
 from ..linux.mount_helper import is_helper_type
-from ..linux.mounts import mount_rootfs
+from ..linux.mounts import mount_rootfs, mounted_below
 from ..linux.pidfd import identify
 from ..linux.user_namespaces import write_id_maps
 from ..oci.spec import Spec
@@ -208,7 +208,12 @@ class Container:
         config, maker = self._config, self._maker
         if self._spec.linux and self._spec.linux.seccomp is not None:
             self._plan = with_filter(self._plan, await filter_of(self._spec.linux.seccomp, self._reaper))
-        mounted = self._plan.rootfs if config.rootfs else ""
+        mounted = self._plan.rootfs if config.rootfs or not self._plan.own_mounts else ""
+        if mounted and not config.rootfs and mounted_below(os.path.realpath(mounted)):
+            raise FailedPreconditionError(  # or it would be unmounted with the container
+                f"something is mounted on {mounted} or below it, where a container without a mount namespace has "
+                "its root; give it one, or unmount that first"
+            )
         self._state = ContainerState(self.id, None, mounted, self._cgroup.paths)
         if config.rootfs:
             os.makedirs(mounted, mode=0o711, exist_ok=True)

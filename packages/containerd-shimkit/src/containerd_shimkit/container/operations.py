@@ -14,9 +14,11 @@ __all__ = [
     "BecomeRoot",
     "BindDevice",
     "BindMount",
+    "BindRoot",
     "BringLoopbackUp",
     "CgroupMount",
     "ChangeDirectory",
+    "ChangeRoot",
     "CopiedTmpfs",
     "DeviceNode",
     "DropPrivileges",
@@ -340,6 +342,16 @@ class ReadonlyRoot:
 
 
 @dataclass(frozen=True, slots=True)
+class BindRoot:
+    """Make the new root a mount of its own among the host's, of which the host's other mounts hear nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRoot:
+    """Make the new root `/` for this process and its children, while the mounts stay the host's."""
+
+
+@dataclass(frozen=True, slots=True)
 class PivotRoot:
     """Make the new root `/`, and let go of the host's tree."""
 
@@ -485,6 +497,8 @@ Operation: TypeAlias = (
     | BringLoopbackUp
     | WaitForNetDevices
     | PrepareRoot
+    | BindRoot
+    | ChangeRoot
     | BindMount
     | MappedBindMount
     | FilesystemMount

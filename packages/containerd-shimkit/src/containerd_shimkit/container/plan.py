@@ -83,6 +83,7 @@ class Plan:
     seal: tuple[Operation, ...]
     process: tuple[Operation, ...]
     last: tuple[Operation, ...]
+    own_mounts: bool = True  # or it has its root among the host's mounts, where something must be unmounted at its end
 
 
 def plan_container(spec: Spec, bundle: str, id: str = "") -> Plan:  # noqa: A002
@@ -101,19 +102,20 @@ def plan_container(spec: Spec, bundle: str, id: str = "") -> Plan:  # noqa: A002
         pid_namespace=kinds.get("pid"),
         user_namespace="user" in kinds,
         rootfs=posixpath.normpath(posixpath.join(bundle, root_path)),
-        host=(*plan_mappings(spec, linux, bundle), *_host_steps(process, linux, kinds)),
+        host=(*plan_mappings(spec, linux, kinds, bundle), *_host_steps(process, linux, kinds)),
         root=(
             *(in_user_namespace(root, later_namespace_steps(kinds)) if "user" in kinds else root),
             *net_device_steps(linux, kinds),
             *_hooks_outside(spec),
             *_hooks("createContainer", "creating", spec, bundle, id),
         ),
-        seal=tuple(_seal_steps(spec, linux)),
+        seal=tuple(_seal_steps(spec, linux, kinds)),
         process=tuple(process_steps(process, linux)),
         last=(
             *(filter_steps(linux) if process.no_new_privileges else ()),
             *_hooks("startContainer", "created", spec, bundle, id),
         ),
+        own_mounts="mount" in kinds,
     )
 
 
@@ -175,7 +177,7 @@ def _with_default_devices(resources: Resources | None) -> Resources | None:
 
 
 def _root_steps(spec: Spec, linux: Linux, kinds: dict[str, str], bundle: str) -> Iterator[Operation]:
-    yield prepare_root(linux)
+    yield prepare_root(linux, kinds)
     yield from plan_mounts(spec, linux, bundle)
     if not binds_dev(spec):  # a /dev of the host's has what it has; nothing of ours is written there
         for name, major, minor in _DEFAULT_DEVICES:
@@ -200,7 +202,7 @@ def _plan_device(device: Device, field: str) -> DeviceNode:
     return DeviceNode(path, mode, device.major or 0, device.minor or 0, device.uid or 0, device.gid or 0)
 
 
-def _seal_steps(spec: Spec, linux: Linux) -> Iterator[Operation]:
+def _seal_steps(spec: Spec, linux: Linux, kinds: dict[str, str]) -> Iterator[Operation]:
     if spec.process:
         yield from label_steps(spec.process)
         yield MakeDirectory(posixpath.normpath(spec.process.cwd))
@@ -209,7 +211,7 @@ def _seal_steps(spec: Spec, linux: Linux) -> Iterator[Operation]:
     yield from (MaskPath(path) for path in linux.masked_paths)
     if spec.root and spec.root.readonly:
         yield ReadonlyRoot()
-    yield from leave_host(linux)
+    yield from leave_host(linux, kinds)
 
 
 def _hooks_outside(spec: Spec) -> Iterator[Operation]:

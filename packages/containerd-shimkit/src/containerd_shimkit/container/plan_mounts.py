@@ -15,7 +15,9 @@ from ..oci.mount_options import MountOptions
 from ..oci.spec import IdMapping, Linux, Mount, Spec
 from .operations import (
     BindMount,
+    BindRoot,
     CgroupMount,
+    ChangeRoot,
     CopiedTmpfs,
     FilesystemMount,
     IdRange,
@@ -49,8 +51,10 @@ _MAPPED: Final = frozenset(("idmap", "ridmap"))
 _CGROUPS: Final = ("cgroup", "cgroup2")
 
 
-def prepare_root(linux: Linux) -> PrepareRoot:
+def prepare_root(linux: Linux, kinds: Mapping[str, str]) -> PrepareRoot | BindRoot:
     """Plan what the new root and the host have to do with each other. Raises: InvalidArgumentError."""
+    if "mount" not in kinds:
+        return BindRoot()
     word = linux.rootfs_propagation
     if word not in (*_SLAVE, *_PRIVATE, *_ROOTS_OWN):
         choices = ", ".join((*_SLAVE[1:], *_PRIVATE, *_ROOTS_OWN))
@@ -62,8 +66,11 @@ def prepare_root(linux: Linux) -> PrepareRoot:
     return PrepareRoot(kind | ms.MS_REC, follows_host=word in _SLAVE[1:])
 
 
-def leave_host(linux: Linux) -> Iterator[Operation]:
+def leave_host(linux: Linux, kinds: Mapping[str, str]) -> Iterator[Operation]:
     """Plan how the new root becomes `/`, and what propagation it has then."""
+    if "mount" not in kinds:
+        yield ChangeRoot()
+        return
     yield PivotRoot(connected=_is_shared(linux))
     if linux.rootfs_propagation in _ROOTS_OWN:
         yield SetRootPropagation(_ROOTS_OWN[linux.rootfs_propagation])
@@ -82,9 +89,10 @@ def plan_mounts(spec: Spec, linux: Linux, bundle: str) -> Iterator[Operation]:
             yield from _attributes(mount, options)
 
 
-def plan_mappings(spec: Spec, linux: Linux, bundle: str) -> Iterator[Operation]:
+def plan_mappings(spec: Spec, linux: Linux, kinds: Mapping[str, str], bundle: str) -> Iterator[Operation]:
     """Give the steps that make mounts with mapped ids, as only the host's root can. Raises: as `plan_mounts`."""
-    hosts = prepare_root(linux).hosts & ~ms.MS_REC
+    root = prepare_root(linux, kinds)
+    hosts = root.hosts & ~ms.MS_REC if isinstance(root, PrepareRoot) else 0
     for number, mount in enumerate(spec.mounts):
         options = ms.parse_options(mount.options)
         if _is_bind(mount) and (options.extensions or mount.uid_mappings or mount.gid_mappings):

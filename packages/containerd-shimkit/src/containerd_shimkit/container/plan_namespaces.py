@@ -40,8 +40,8 @@ def kinds_of(linux: Linux) -> dict[str, str]:
         if path and not posixpath.isabs(path):
             raise InvalidArgumentError(f"config.json: the {kind} namespace's path {path!r} is not absolute")
     if "mount" not in kinds:
-        raise InvalidArgumentError("config.json: linux.namespaces has no `mount`: a container needs mounts of its own")
-    if kinds["mount"] and "user" in kinds:
+        _check_hosts_mounts(linux, kinds)
+    if kinds.get("mount") and "user" in kinds:
         raise unsupported("linux.namespaces: mount", f"is to be joined at {kinds['mount']!r} beside one of type `user`")
     if linux.time_offsets and kinds.get("time") != "":
         raise InvalidArgumentError(
@@ -49,6 +49,22 @@ def kinds_of(linux: Linux) -> dict[str, str]:
             "clocks of an existing one, or of the host, cannot be set"
         )
     return kinds
+
+
+def _check_hosts_mounts(linux: Linux, kinds: Mapping[str, str]) -> None:
+    """A container among the host's mounts can have its own root, but nothing hidden from it."""
+    wanted = {
+        "linux.maskedPaths": linux.masked_paths,
+        "linux.readonlyPaths": linux.readonly_paths,
+        "linux.rootfsPropagation": linux.rootfs_propagation,
+        "linux.namespaces: user": "user" in kinds,
+    }
+    for field, value in wanted.items():
+        if value:
+            raise InvalidArgumentError(
+                f"config.json: {field} is set, but linux.namespaces has no `mount`: what is hidden would be hidden "
+                "from the host as well; give the container a namespace of type `mount`"
+            )
 
 
 def namespace_steps(process: Process, linux: Linux, kinds: Mapping[str, str]) -> Iterator[Operation]:

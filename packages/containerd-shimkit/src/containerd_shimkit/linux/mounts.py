@@ -30,6 +30,7 @@ __all__ = [
     "MountOptions",
     "mount",
     "mount_rootfs",
+    "mounted_below",
     "parse_mountinfo",
     "parse_options",
     "pivot_root",
@@ -148,7 +149,7 @@ def unmount_tree(path: str, *, detach: bool = False) -> None:
     directory, name = os.path.split(os.path.abspath(path))
     path = os.path.join(os.path.realpath(directory), name)
     give_up = time.monotonic() + _BUSY_SECONDS
-    while points := _mounted_below(path):
+    while points := mounted_below(path):
         error = _unmount_once(points, UMOUNT_NOFOLLOW)
         if error is None:
             continue
@@ -176,7 +177,7 @@ def try_unmount(path: str) -> bool:
     return True
 
 
-def _mounted_below(path: str) -> list[str]:
+def mounted_below(path: str) -> list[str]:
     """Mount points, the deepest first and, of those at one place, each as often as there are mounts."""
     below = path.rstrip("/") + "/"
     found = (each.mount_point for each in read_mountinfo())
