@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from . import seccomp
+from . import attributes, seccomp
 from .hooks import HOOK_KINDS
 from .mount_options import KNOWN_OPTIONS
 
@@ -39,6 +39,8 @@ def features_document() -> bytes:
             "apparmor": {"enabled": True},
             "selinux": {"enabled": True},
             "intelRdt": {"enabled": False},
+            "netDevices": {"enabled": True},
+            "memoryPolicy": {"modes": list(attributes.MEMORY_MODES), "flags": list(attributes.MEMORY_FLAGS)},
             "mountExtensions": {"idmap": {"enabled": True}},
         },
     }
