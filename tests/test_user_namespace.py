@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import resource
@@ -41,7 +42,7 @@ def play(shim_directory: str) -> Play:
     def run(scenario: Callable[[Pod], Awaitable[None]]) -> None:
         async def whole() -> None:
             async with pod(os.path.join(shim_directory, "containerd-shim-wasmtime-v1")) as made:
-                made.directory.chmod(0o711)
+                made.directory.chmod(0o700)  # only the host's root need reach a root file system
                 await scenario(made)
 
         asyncio.run(whole())
@@ -71,6 +72,11 @@ def own(root: Path) -> None:
     """Give a root file system to the container's root."""
     for path in (root, *root.rglob("*")):
         os.chown(path, ROOT, ROOT, follow_symlinks=False)
+
+
+def own_within_reach(root: Path) -> None:
+    """The same for runc, whose container's root walks to it."""
+    own(root)
     for parent in root.parents:
         if parent.stat().st_mode & 0o001 == 0:
             parent.chmod(parent.stat().st_mode | 0o011)
@@ -260,6 +266,28 @@ def test_the_shims_own_is_no_other(play: Play) -> None:
     play(scenario)
 
 
+def test_no_descriptor_of_the_hosts_is_left(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        said = await shell(pod, f"exec {BUSY} ls /proc/self/fd")
+        assert said.split() == ["0", "1", "2", "3"], "the last is of ls itself"
+
+    play(scenario)
+
+
+def test_hooks_see_the_process_that_will_run(play: Play, tmp_path: Path) -> None:
+    seen = tmp_path / "state"
+
+    async def scenario(pod: Pod) -> None:
+        change = mapped_and("hooks.createRuntime", [{"path": "/bin/sh", "args": ["sh", "-c", f"cat > {seen}"]}])
+        container = pod.container([BUSY, "sleep", "1000"], {BUSY: Path(BUSYBOX).read_bytes()}, change=change)
+        own(container.rootfs)
+        pid = await container.create()
+        assert json.loads(seen.read_text())["pid"] == pid
+        assert "1" in Path(f"/proc/{pid}/status").read_text().split("NSpid:")[1].split("\n")[0].split()
+
+    play(scenario)
+
+
 def test_a_pod_of_many_and_signals(play: Play) -> None:
     """From the third on they are forked by a helper; and each ends as any container does."""
 
@@ -309,7 +337,7 @@ def test_a_process_is_what_runc_makes_it(play: Play, tmp_path: Path, uid: int) -
 
     async def scenario(pod: Pod) -> None:
         ours = await shell(pod, script, change)
-        theirs = run_by_runc(tmp_path, script, change, own_root=own)
+        theirs = run_by_runc(tmp_path, script, change, own_root=own_within_reach)
         assert _shown(ours) == _shown(theirs)
 
     play(scenario)
