@@ -175,6 +175,55 @@ def test_a_source_that_only_the_hosts_root_can_reach_is_shown_all_the_same(play:
     play(scenario)
 
 
+def test_a_volume_of_mapped_ids_is_the_containers_own(play: Play, tmp_path: Path) -> None:
+    """As a pod with users of its own gets it: on disk it is the host's root's, for the container's root its own."""
+    volume = tmp_path / "volume"
+    volume.mkdir(mode=0o700)
+
+    async def scenario(pod: Pod) -> None:
+        def change(spec: dict[str, Any]) -> None:
+            mapped(spec)
+            mappings = [{"containerID": 0, "hostID": ROOT, "size": SIZE}]
+            spec["mounts"].append(
+                {
+                    "destination": "/volume",
+                    "type": "bind",
+                    "source": str(volume),
+                    "options": ["rbind", "rw"],
+                    "uidMappings": mappings,
+                    "gidMappings": mappings,
+                }
+            )
+
+        script = f"echo x >/volume/file && {BUSY} stat -c %u:%g /volume /volume/file"
+        try:
+            said = await shell(pod, script, change)
+        except InvalidArgumentError as error:
+            pytest.skip(f"the file system here has no mapped mounts: {error}")
+        assert said.split() == ["0:0", "0:0"]
+        status = (volume / "file").stat()
+        assert (status.st_uid, status.st_gid) == (0, 0)
+
+    play(scenario)
+
+
+def test_its_control_groups_can_be_mounted(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        def change(spec: dict[str, Any]) -> None:
+            mapped(spec)
+            spec["linux"]["namespaces"].append({"type": "cgroup"})
+            options = ["nosuid", "noexec", "nodev", "relatime", "ro"]
+            spec["mounts"].append(
+                {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": options}
+            )
+
+        said = await shell(pod, f"{BUSY} cat /proc/self/cgroup; {BUSY} find /sys/fs/cgroup -name cgroup.procs", change)
+        assert ":/\n" in said
+        assert "/cgroup.procs" in said
+
+    play(scenario)
+
+
 @pytest.mark.skipif(not CAN_RAISE, reason="it takes CAP_SYS_RESOURCE")
 def test_limits_above_the_shims_own_can_be_given(play: Play) -> None:
     async def scenario(pod: Pod) -> None:
