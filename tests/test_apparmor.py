@@ -24,6 +24,7 @@ PROFILE = f"""
 profile {NAME} flags=(attach_disconnected,mediate_deleted) {{
   file,
   network,
+  unix,
   capability,
   signal,
   deny /secret r,
