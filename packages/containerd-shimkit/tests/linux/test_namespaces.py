@@ -6,6 +6,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,13 @@ from containerd_shimkit.linux.namespaces import (
     bring_loopback_up,
     enter_new_time_namespace,
     open_namespace,
+    open_namespaces_of,
     set_domainname,
     set_hostname,
     setns,
     unshare,
 )
+from containerd_shimkit.linux.pidfd import identify
 
 FILES = {"mount": "mnt", "network": "net"}
 
@@ -122,3 +125,48 @@ def test_a_namespace_is_entered_by_its_descriptor(in_child: Callable[[Callable[[
             setns(first, NAMESPACE_FLAGS["network"])
 
     in_child(work)
+
+
+def test_of_another_process_those_namespaces_are_opened_that_are_not_the_own() -> None:
+    assert open_namespaces_of(identify(os.getpid())) == {}
+
+
+@pytest.mark.root
+def test_namespaces_of_a_process_that_has_gone_are_nobodys(
+    in_namespaces: Callable[[Callable[[], object]], None],
+) -> None:
+    def child() -> None:
+        unshare(namespaces.CLONE_NEWUTS | namespaces.CLONE_NEWNET)
+        ours = identify(os.getpid())
+        pid = os.fork()
+        if pid == 0:
+            found = open_namespaces_of(ours)
+            os._exit(0 if found == {} else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+        ours_to_read, theirs_to_write = os.pipe()
+        theirs_to_read, ours_to_write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            unshare(namespaces.CLONE_NEWUTS)
+            os.write(theirs_to_write, b"x")
+            os.read(theirs_to_read, 1)
+            os._exit(0)
+        os.read(ours_to_read, 1)
+        them = identify(pid)
+        found = open_namespaces_of(them)
+        assert list(found) == ["uts"]
+        assert os.readlink(f"/proc/self/fd/{found['uts']}") == os.readlink(f"/proc/{pid}/ns/uts")
+        os.close(found["uts"])
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(ProcessLookupError):
+            open_namespaces_of(replace(them, start_time=them.start_time + 1))
+        os.write(ours_to_write, b"x")
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(ProcessLookupError):
+            open_namespaces_of(them)  # a zombie
+        os.waitpid(pid, 0)
+        with pytest.raises(ProcessLookupError):
+            open_namespaces_of(them)
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    in_namespaces(child)

@@ -5,6 +5,7 @@ Source: namespaces(7), unshare(2), setns(2), ioctl_ns(2), netdevice(7).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -15,6 +16,7 @@ from typing import Final
 
 from ..errors import InvalidArgumentError
 from .libc import encode, last_error, libc
+from .pidfd import ProcessIdentity, pidfd_open, pidfd_send_signal
 
 __all__ = [
     "CLONE_NEWCGROUP",
@@ -29,6 +31,7 @@ __all__ = [
     "bring_loopback_up",
     "enter_new_time_namespace",
     "open_namespace",
+    "open_namespaces_of",
     "set_domainname",
     "set_hostname",
     "setns",
@@ -57,6 +60,7 @@ NAMESPACE_FLAGS: Final[Mapping[str, int]] = {
 }
 """Flags by the OCI specification's words for the kinds."""
 
+_FILES: Final = {"mount": "mnt", "network": "net"}  # in /proc/PID/ns, where it is not the specification's word
 _NS_GET_NSTYPE: Final = 0xB703  # include/uapi/linux/nsfs.h
 _SIOCSIFFLAGS: Final = 0x8914  # include/uapi/linux/sockios.h
 _IFF_UP: Final = 1
@@ -128,6 +132,44 @@ def open_namespace(path: str, kind: str) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def open_namespaces_of(process: ProcessIdentity) -> dict[str, int]:
+    """Open those namespaces of *process* that this process is not in: descriptors by the OCI words, the caller's.
+
+    All of them are of that process and of no other that has got its pid. Raises: ProcessLookupError when it has ended;
+    OSError.
+    """
+    opened: dict[str, int] = {}
+    descriptor = pidfd_open(process.pid)
+    try:
+        if not process.is_alive():
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        for kind in NAMESPACE_FLAGS:
+            _open_unless_own(process.pid, kind, opened)
+        pidfd_send_signal(descriptor, 0)  # not collected yet: so the pid has been its own all the time
+    except BaseException as error:
+        for each in opened.values():
+            os.close(each)
+        if isinstance(error, FileNotFoundError):  # the links of a process that has ended lead nowhere
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from error
+        raise
+    finally:
+        os.close(descriptor)
+    return opened
+
+
+def _open_unless_own(pid: int, kind: str, opened: dict[str, int]) -> None:
+    name = _FILES.get(kind, kind)
+    try:
+        own = os.stat(f"/proc/self/ns/{name}")
+    except FileNotFoundError:
+        return  # a kernel without namespaces of this kind
+    descriptor = os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    if os.path.samestat(os.fstat(descriptor), own):
+        os.close(descriptor)
+    else:
+        opened[kind] = descriptor
 
 
 def _type_of_namespace(descriptor: int) -> int:
