@@ -55,7 +55,9 @@ class InstanceConfig:
     """What containerd said when it created the task.
 
     `stdin`, `stdout`, `stderr` are paths (of FIFOs, usually), empty for a stream that nobody wants. `options` are the
-    runtime options as sent, `config` the same parsed to plain values (TOML or the runc options' fields).
+    runtime options as sent, `config` the same parsed to plain values (TOML or the runc options' fields). With
+    `terminal` the process gets one, whose master is copied to and from stdin and stdout; or, with the path of a
+    `console_socket`, handed to whoever listens there.
     """
 
     bundle: str
@@ -69,6 +71,7 @@ class InstanceConfig:
     config: Mapping[str, object] = field(default_factory=lambda: dict[str, object]())
     containerd_address: str = ""
     trace: TraceContext = NO_TRACE
+    console_socket: str = ""
 
 
 class Instance(ABC):
@@ -116,7 +119,23 @@ class Instance(ABC):
         raise UnimplementedError("this shim cannot close a container's standard input")
 
     async def exec(self, exec_id: str, spec: Encoded, config: InstanceConfig) -> None:
-        """Register a further process, to be run by `start_exec`."""
+        """Register a further process, to be run by `start_exec`.
+
+        *spec* is the runtime specification's `process` object as JSON; of *config* the streams and `terminal` are its
+        own. Raises: ShimError, with nothing registered.
+        """
+        raise UnimplementedError("this shim cannot run a second process in a container (exec)")
+
+    async def start_exec(self, exec_id: str) -> int:
+        """Run the process that `exec` has registered; its pid. When it fails, nothing runs."""
+        raise UnimplementedError("this shim cannot run a second process in a container (exec)")
+
+    async def wait_exec(self, exec_id: str) -> ExitStatus:
+        """Wait until that process, which has been started, has ended; any number of callers."""
+        raise UnimplementedError("this shim cannot run a second process in a container (exec)")
+
+    async def delete_exec(self, exec_id: str) -> None:
+        """End that process if it runs, and forget it."""
         raise UnimplementedError("this shim cannot run a second process in a container (exec)")
 
     async def pause(self) -> None:

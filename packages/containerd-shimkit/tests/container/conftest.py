@@ -23,6 +23,8 @@ from containerd_shimkit.oci import mount_options as ms
 from containerd_shimkit.oci.defaults import default_spec
 from containerd_shimkit.oci.spec import parse_spec
 
+from .bench import play as play
+
 _MOUNTING = {kind.__name__ for kind in (*apply_mounts.WORK, *apply_cgroup_mounts.WORK)}
 
 

@@ -6,17 +6,17 @@ import threading
 
 import pytest
 from containerd_shimkit import InternalError
-from containerd_shimkit.container.init import _check_threads
+from containerd_shimkit.container.init import check_threads
 
 
 def test_a_thread_that_an_engine_has_started_is_refused() -> None:
-    _check_threads()
+    check_threads()
     go = threading.Event()
     thread = threading.Thread(target=go.wait)
     thread.start()
     try:
         with pytest.raises(InternalError, match="has started a thread in `load`"):
-            _check_threads()
+            check_threads()
     finally:
         go.set()
         thread.join()

@@ -153,7 +153,6 @@ def test_a_host_setting_needs_its_namespace() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("process.terminal", True),
         ("linux.intelRdt", {"closID": "x"}),
         ("linux.resources.blockIO", {"weight": 10}),
         ("linux.resources.hugepageLimits", [{"pageSize": "2MB", "limit": 1}]),
@@ -201,4 +200,4 @@ def test_hooks_come_when_the_root_is_complete_and_when_the_program_is_to_run() -
 
 def test_a_refusal_is_one_of_the_errors_that_reach_the_user() -> None:
     with pytest.raises(ShimError, match="run this container with another runtime"):
-        plan_of(put("process.terminal", True))
+        plan_of(put("linux.intelRdt", {"closID": "x"}))

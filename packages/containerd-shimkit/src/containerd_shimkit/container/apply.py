@@ -24,7 +24,15 @@ from ..errors import (
 from ..linux import paths
 from ..linux.cgroups import CgroupV1
 from ..oci.hooks import Hook
-from . import apply_cgroup_mounts, apply_labels, apply_mounts, apply_namespaces, apply_process, apply_user
+from . import (
+    apply_cgroup_mounts,
+    apply_labels,
+    apply_mounts,
+    apply_namespaces,
+    apply_process,
+    apply_terminal,
+    apply_user,
+)
 from .hooks import run_hooks
 from .operations import (
     BindMount,
@@ -231,6 +239,7 @@ _KINDS_OF_WORK: Final[dict[type[Operation], Callable[..., None]]] = {
     **apply_labels.WORK,
     **apply_namespaces.WORK,
     **apply_process.WORK,
+    **apply_terminal.WORK,
     **apply_user.WORK,
 }
 _WORK: Final = {kind.__name__: work for kind, work in _KINDS_OF_WORK.items()}

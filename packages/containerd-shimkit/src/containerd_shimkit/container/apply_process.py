@@ -13,6 +13,7 @@ from .operations import (
     DropPrivileges,
     InstallSeccomp,
     Operation,
+    SetAffinity,
     SetIoPriority,
     SetMemoryPolicy,
     SetOomScoreAdj,
@@ -33,6 +34,11 @@ def _set_oom_score_adj(site: Site, value: int) -> None:
 def _set_rlimit(site: Site, kind: str, soft: int, hard: int) -> None:
     del site
     rlimits.set_rlimit(kind, soft, hard)
+
+
+def _set_affinity(site: Site, cpus: tuple[int, ...]) -> None:
+    del site
+    os.sched_setaffinity(0, cpus)
 
 
 def _drop_privileges(
@@ -107,6 +113,7 @@ def _set_personality(site: Site, domain: str) -> None:
 
 WORK: Final[dict[type[Operation], Callable[..., None]]] = {
     SetOomScoreAdj: _set_oom_score_adj,
+    SetAffinity: _set_affinity,
     SetRlimit: _set_rlimit,
     SetScheduler: _set_scheduler,
     SetIoPriority: _set_io_priority,

@@ -65,6 +65,11 @@ class Channel:
             self._stop_waiting(self._waiter)
         self._socket.close()
 
+    def hang_up(self) -> None:
+        """Let the other side read the end of the line, and go on listening to it."""
+        if self._socket.fileno() >= 0:
+            self._socket.shutdown(socket.SHUT_WR)
+
     def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
         """Send *message* with *descriptors*. Raises: BrokenPipeError when the other side has gone."""
         data = self.encode(message)

@@ -20,14 +20,27 @@ from .. import errors
 from ..instance import Mount
 from ..linux import mounts, paths, process, rlimits
 from ..linux.cgroups import CgroupV1
+from ..linux.terminals import make_controlling
 from .apply import Site, apply
+from .apply_terminal import hand_over, take_streams
 from .channel import Channel, FifoLine, Line, Message
 from .executor import Executor, Inside
 from .operations import FilesystemMount
 from .stdio import give_streams
 from .steps import Step, Steps
 
-__all__ = ["InitTask", "error_from", "error_message", "forget_parent", "report", "run_init"]
+__all__ = [
+    "InitTask",
+    "ShimGoneError",
+    "apply_all",
+    "check_threads",
+    "error_from",
+    "error_message",
+    "expect",
+    "forget_parent",
+    "report",
+    "run_init",
+]
 
 # what `signal` is made of; that makes an enumeration's member of each number, half a millisecond for all of them
 _signal: Final = importlib.import_module("_signal")
@@ -68,14 +81,14 @@ def run_init(task: InitTask) -> NoReturn:
         for target, descriptor in enumerate(task.stdio):
             os.dup2(descriptor, target)
         process.close_descriptors({task.channel.fileno(), *kept})
-        _expect("go", task.channel.receive()[0])
+        expect("go", task.channel.receive()[0])
         site = _build(task, kept)
         task.channel.send({"kind": "ready"})
         line = task.line or task.channel
-        _expect("start", line.receive_plain())
-        _apply_all(task.steps.last, site)
+        expect("start", line.receive_plain())
+        apply_all(task.steps.last, site)
         status = task.executor.run(line)
-    except _ShimGoneError:
+    except ShimGoneError:
         pass
     except BaseException as error:
         report(line, error)
@@ -83,7 +96,7 @@ def run_init(task: InitTask) -> NoReturn:
         os._exit(status)
 
 
-class _ShimGoneError(Exception):
+class ShimGoneError(Exception):
     """The shim died; what this init has made so far is containerd's `delete` to clean up."""
 
 
@@ -107,9 +120,10 @@ def forget_parent(keep: Iterable[int]) -> None:
     os.umask(0)
 
 
-def _expect(kind: str, message: Message | None) -> None:
+def expect(kind: str, message: Message | None) -> None:
+    """Go on if the shim has sent a *kind* of message. Raises: ShimGoneError."""
     if message is None or message["kind"] != kind:
-        raise _ShimGoneError
+        raise ShimGoneError
 
 
 def _build(task: InitTask, kept: Collection[int]) -> Site:
@@ -118,16 +132,20 @@ def _build(task: InitTask, kept: Collection[int]) -> Site:
         # in the shim's own mount namespace: containerd's own clean-up must be able to see these mounts
         mounts.mount_rootfs(task.rootfs, steps.rootfs)
     _check_rootfs(steps.rootfs)
-    _apply_all(steps.host, site)
-    _apply_all(steps.root, site)
+    apply_all(steps.host, site)
+    apply_all(steps.root, site)
+    if site.terminal is not None:
+        hand_over(site.terminal, task.channel)
+        take_streams(site.terminal)
+        make_controlling(0)
     prepared = task.executor.prepare(Inside(site.root_fd, task.annotations, task.channel, steps.user))
-    _check_threads()
+    check_threads()
     site.in_process = prepared.in_process
     own = -1
     if not prepared.procfs:
         own = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         _detach_planned_procfs(steps.root, site.root_fd)  # first: then there is nothing below it to be hidden
-    _apply_all(steps.seal, site)
+    apply_all(steps.seal, site)
     if not prepared.procfs:
         _detach_procfs(own)
     # the working directory is entered after this: no open directory of the host may be within reach of its path
@@ -135,11 +153,11 @@ def _build(task: InitTask, kept: Collection[int]) -> Site:
     process.close_descriptors({task.channel.fileno(), *prepared.keep, *labels, *kept})
     give_streams(steps.user)
     rlimits.restore_descriptor_limit()
-    _apply_all(steps.process, site)
+    apply_all(steps.process, site)
     return site
 
 
-def _check_threads() -> None:
+def check_threads() -> None:
     """Refuse to go on with a thread that an engine has started: capabilities and filters are one thread's own."""
     if len(os.listdir("/proc/self/task")) != 1:
         raise errors.InternalError("the engine has started a thread in `load`, which must wait for `run_wasi`")
@@ -152,7 +170,8 @@ def _check_rootfs(rootfs: str) -> None:
         )
 
 
-def _apply_all(steps: Iterable[Step], site: Site) -> None:
+def apply_all(steps: Iterable[Step], site: Site) -> None:
+    """Carry *steps* out. Raises: ShimError as `apply`."""
     for step in steps:
         apply(step, site)
 

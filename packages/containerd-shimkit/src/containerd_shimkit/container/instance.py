@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..errors import FailedPreconditionError, InvalidArgumentError
 from ..instance import Encoded, ExitStatus, Instance, InstanceConfig, ProcessInfo
-from ..oci.spec import Spec, read_spec
+from ..oci.spec import Process, Spec, parse_process, read_spec
 from ..shim.reaper import Reaper
 from .channel import Message
 from .executor import Executor, LinuxExecutor
@@ -32,6 +32,10 @@ class ContainerInstance(Instance):
             raise InvalidArgumentError("config.json has no `process`: there is nothing to run; add process.args")
         return LinuxExecutor.of(spec.process)
 
+    def make_exec_executor(self, process: Process) -> Executor:
+        """What a further process of the container is; called once for each. Raises: ShimError for *process*."""
+        return LinuxExecutor.of(process)
+
     async def answer(self, question: Message, descriptors: Sequence[int]) -> tuple[Message, Sequence[int]]:
         """Answer the executor's question, asked in the init; descriptors given back are closed after they are sent."""
         raise InvalidArgumentError(f"nobody here can answer the question {question!r}")
@@ -53,8 +57,10 @@ class ContainerInstance(Instance):
         return await self.container.start()
 
     async def kill(self, signal: int, exec_id: str | None = None, all: bool = False) -> None:  # noqa: A002
-        del exec_id  # the service has refused it: there are no exec'd processes
-        self.container.kill(signal, all_processes=all)
+        if exec_id:
+            self.container.execution(exec_id).kill(signal)
+        else:
+            self.container.kill(signal, all_processes=all)
 
     async def delete(self) -> None:
         await self.container.delete()
@@ -66,8 +72,29 @@ class ContainerInstance(Instance):
             return None
 
     async def close_io(self, exec_id: str | None = None) -> None:
-        del exec_id
-        self.container.close_stdin()
+        if exec_id:
+            self.container.execution(exec_id).close_stdin()
+        else:
+            self.container.close_stdin()
+
+    async def resize_pty(self, width: int, height: int, exec_id: str | None = None) -> None:
+        if exec_id:
+            self.container.execution(exec_id).resize(width, height)
+        else:
+            self.container.resize(width, height)
+
+    async def exec(self, exec_id: str, spec: Encoded, config: InstanceConfig) -> None:
+        process = parse_process(spec.value)
+        self.container.add_execution(exec_id, process, config, self.make_exec_executor(process))
+
+    async def start_exec(self, exec_id: str) -> int:
+        return await self.container.execution(exec_id).start()
+
+    async def wait_exec(self, exec_id: str) -> ExitStatus:
+        return await asyncio.shield(self.container.execution(exec_id).exited)
+
+    async def delete_exec(self, exec_id: str) -> None:
+        await self.container.remove_execution(exec_id)
 
     async def pids(self) -> Sequence[ProcessInfo]:
         return self.container.pids()

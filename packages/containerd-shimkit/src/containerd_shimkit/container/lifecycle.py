@@ -6,14 +6,15 @@ import asyncio
 import logging
 import os
 import signal as signals
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from ..errors import (
     AbortedError,
+    AlreadyExistsError,
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
@@ -27,31 +28,35 @@ from ..linux.mount_helper import is_helper_type
 from ..linux.mounts import mount_rootfs, mounted_below
 from ..linux.pidfd import identify
 from ..linux.user_namespaces import write_id_maps
-from ..oci.spec import Spec
+from ..oci.spec import Process, Spec
 from ..shim.reaper import Reaper
 from . import stats
+from .answers import Answer, no_answer
 from .apply import make_cgroup
 from .channel import Channel, FifoLine, Message
+from .execution import Execution, Home
 from .executor import Executor
 from .filters import filter_of
 from .forker import Forker
 from .init import InitTask, error_from
 from .labels import check_labels
 from .net_devices import move_net_devices
-from .plan import Plan, plan_container, with_filter
+from .plan import Plan, plan_container, with_filter, with_terminal
 from .remover import Remover
 from .runtime_hooks import RuntimeHooks
 from .state import ContainerState, remove_state, write_state
 from .stdio import Stdio, Streams
 from .steps import steps_of
+from .terminal import TerminalStreams
 from .worker import run_in_child
 
-__all__ = ["Answer", "Container", "Maker"]
+__all__ = ["Container", "Maker"]
 
 _log = logging.getLogger(__name__)
 
 _claimed: set[str] = set()  # cgroups of this process's containers
 _MOUNT_TIMEOUT: Final = 90.0
+_EXECUTIONS_TIMEOUT: Final = 5.0  # for those that have been sent SIGKILL
 _REASONS: Final = {
     137: "; it may have been killed for its memory limit (linux.resources.memory)",
     159: "; a system call that linux.seccomp forbids has ended it: see docs/task-api.md for those that are needed",
@@ -71,14 +76,6 @@ class Maker:
 
 _SHIM: Final = Maker()
 
-Answer: TypeAlias = Callable[[Message, Sequence[int]], Awaitable[tuple[Message, Sequence[int]]]]
-"""Answers a question of the init's executor. The descriptors that it gets and gives are closed by the caller."""
-
-
-async def _no_answer(question: Message, descriptors: Sequence[int]) -> tuple[Message, Sequence[int]]:
-    del question, descriptors
-    raise InvalidArgumentError("this container's executor asked a question that nobody here can answer")
-
 
 class Container:
     """One isolated process tree. Methods are called in lawful order, one at a time, by its instance."""
@@ -90,13 +87,13 @@ class Container:
         spec: Spec,
         executor: Executor,
         reaper: Reaper,
-        answer: Answer = _no_answer,
+        answer: Answer = no_answer,
         maker: Maker = _SHIM,
     ) -> None:
         """Plan the container, touching nothing yet. Raises: InvalidArgumentError, UnimplementedError for the spec."""
         self.id = id
         self._config = config
-        self._spec = spec
+        self._spec = spec = with_terminal(spec, config.terminal)
         self._plan: Plan = plan_container(spec, config.bundle, id)
         check_labels(spec)
         self._maker = maker
@@ -112,11 +109,15 @@ class Container:
         self._reaper = reaper
         self._hooks = RuntimeHooks(id, config.bundle, spec.annotations, spec.hooks, reaper)
         self._answer = answer
-        self._stdio: Streams | None = None
+        self._stdio: Streams | TerminalStreams | None = None
         self._channel: Channel | None = None
         self._state = ContainerState(id)
         self._claim = ""
         self._talk: asyncio.Task[None] | None = None
+        self._filter = b""
+        self._executions: dict[str, Execution] = {}
+        self._finishing: asyncio.Task[None] | None = None
+        self._init_ended: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
         self.pid = 0
         self.exited: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
 
@@ -163,9 +164,49 @@ class Container:
         if all_processes:
             self._cgroup.signal_all(signal, but=self.pid)
 
+    def add_execution(self, id: str, process: Process, config: InstanceConfig, executor: Executor) -> None:  # noqa: A002
+        """Register a further process, to be started later. Of *config* its streams count, and whether it is a terminal.
+
+        Raises: AlreadyExistsError, FailedPreconditionError; InvalidArgumentError, UnimplementedError by the field.
+        """
+        if id in self._executions:
+            raise AlreadyExistsError(f"container {self.id!r} has a process {id!r} already")
+        if self._state.init is None or self._init_ended.done():
+            raise FailedPreconditionError(f"container {self.id!r} is not there: no process can be added to it")
+        process = replace(process, terminal=config.terminal)
+        home = Home(
+            self.id,
+            self._spec,
+            self._cgroup,
+            self._state.init,
+            self._init_ended,
+            self._filter,
+            self._reaper,
+            self._answer,
+        )
+        self._executions[id] = Execution(id, home, process, config, executor)
+
+    def execution(self, id: str) -> Execution:  # noqa: A002
+        """The process that was added as *id*. Raises: NotFoundError."""
+        if (found := self._executions.get(id)) is None:
+            raise NotFoundError(f"container {self.id!r} has no process {id!r}")
+        return found
+
+    async def remove_execution(self, id: str) -> None:  # noqa: A002
+        """End the process that was added as *id*, if it runs, and forget it. Raises: NotFoundError."""
+        await self.execution(id).close()
+        self._executions.pop(id, None)
+
+    def resize(self, width: int, height: int) -> None:
+        """Tell the init's terminal, if it has one, its size in characters."""
+        if isinstance(self._stdio, TerminalStreams):
+            self._stdio.resize(width, height)
+
     async def delete(self) -> None:
         """End what is left and remove every trace. Raises: ShimError for what would not go; may be called again."""
         await self._end_init()
+        for id in tuple(self._executions):  # noqa: A001
+            await self.remove_execution(id)
         self._close()
         await Remover.of(self._reaper).remove(self._state, is_alone=len(_claimed) <= 1)
         if self._state.init is not None:
@@ -181,7 +222,8 @@ class Container:
     def pids(self) -> Sequence[ProcessInfo]:
         """The container's processes, init first: it is listed also when it has ended."""
         others = () if self.exited.done() else sorted(set(self._cgroup.pids()) - {self.pid})
-        return [ProcessInfo(pid) for pid in (self.pid, *others)]
+        names = {each.pid: each.id for each in self._executions.values() if each.is_running}
+        return [ProcessInfo(pid, names.get(pid, "")) for pid in (self.pid, *others)]
 
     def stats(self) -> Encoded:
         """The cgroup's figures. Raises: NotFoundError when it is gone."""
@@ -207,7 +249,8 @@ class Container:
         """
         config, maker = self._config, self._maker
         if self._spec.linux and self._spec.linux.seccomp is not None:
-            self._plan = with_filter(self._plan, await filter_of(self._spec.linux.seccomp, self._reaper))
+            self._filter = await filter_of(self._spec.linux.seccomp, self._reaper)
+            self._plan = with_filter(self._plan, self._filter)
         mounted = self._plan.rootfs if config.rootfs or not self._plan.own_mounts else ""
         if mounted and not config.rootfs and mounted_below(os.path.realpath(mounted)):
             raise FailedPreconditionError(  # or it would be unmounted with the container
@@ -218,7 +261,7 @@ class Container:
         if config.rootfs:
             os.makedirs(mounted, mode=0o711, exist_ok=True)
         rootfs = await self._mount_by_helpers(mounted)
-        stdio = self._stdio = maker.stdio or Stdio(config.stdin, config.stdout, config.stderr)
+        stdio = self._stdio = maker.stdio or self._open_streams()
         channel, theirs = Channel.pair()
         self._channel = channel
         try:
@@ -274,6 +317,12 @@ class Container:
                 f"linux.uidMappings and linux.gidMappings cannot be had: {error}; the shim must be allowed these ids"
             ) from error
 
+    def _open_streams(self) -> Stdio | TerminalStreams:
+        config = self._config
+        if config.terminal:
+            return TerminalStreams(config.stdin, config.stdout, config.console_socket)
+        return Stdio(config.stdin, config.stdout, config.stderr)
+
     async def _mount_by_helpers(self, target: str) -> tuple[Mount, ...]:
         """Mount what only programs can mount outside of the container's pid namespace; what is left for the init."""
         wanted = self._config.rootfs
@@ -317,6 +366,9 @@ class Container:
                     self._watch(message["pid"])
                     self._record_init()
                     channel.send({"kind": "go"})
+                    continue
+                if message["kind"] == "terminal" and isinstance(self._stdio, TerminalStreams):
+                    self._stdio.attach(descriptors.pop(), message["name"])
                     continue
                 answer, given = await self._answer_unless_dead(message["question"], descriptors)
                 try:
@@ -362,13 +414,33 @@ class Container:
     def _record_exit(self, pid: int, future: asyncio.Future[ExitStatus]) -> None:
         if pid != self.pid:
             return  # it has given way to its successor
+        if not self._init_ended.done():
+            self._init_ended.set_result(future.result())
         if self._plan.pid_namespace != "":  # otherwise the kernel has ended the whole pid namespace with its init
             try:
                 self._cgroup.signal_all(signals.SIGKILL)
             except OSError as error:
                 _log.warning("cannot end the processes left in container %s: %s", self.id, error)
+        running = [each for each in self._executions.values() if each.is_running]
+        for each in running:
+            each.end()
+        if running or isinstance(self._stdio, TerminalStreams):
+            work = self._finish(future.result(), running)
+            self._finishing = asyncio.get_running_loop().create_task(work)
+        else:
+            self._report_exit(future.result())
+
+    async def _finish(self, ended: ExitStatus, running: Sequence[Execution]) -> None:
+        """Report the init's end as the last one, and when its terminal's output is where it belongs."""
+        if isinstance(self._stdio, TerminalStreams):
+            await self._stdio.drain()
+        if running:
+            await asyncio.wait([each.exited for each in running], timeout=_EXECUTIONS_TIMEOUT)
+        self._report_exit(ended)
+
+    def _report_exit(self, ended: ExitStatus) -> None:
         if not self.exited.done():
-            self.exited.set_result(future.result())
+            self.exited.set_result(ended)
 
     async def _died(self) -> ShimError:
         status = (await asyncio.shield(self.exited)).status

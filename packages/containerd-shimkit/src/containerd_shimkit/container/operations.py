@@ -30,6 +30,7 @@ __all__ = [
     "JoinCgroup",
     "JoinNamespace",
     "MakeDirectory",
+    "MakeTerminal",
     "MappedBindMount",
     "MaskPath",
     "NewTimeNamespace",
@@ -43,6 +44,7 @@ __all__ = [
     "ReadonlyPath",
     "ReadonlyRoot",
     "RunHooks",
+    "SetAffinity",
     "SetDomainname",
     "SetFileContext",
     "SetHostname",
@@ -323,6 +325,18 @@ class MakeDirectory:
 
 
 @dataclass(frozen=True, slots=True)
+class MakeTerminal:
+    """A terminal of the container's devpts for the process of user *uid*; *size* is height and width in characters.
+
+    With *console* it is the container's /dev/console as well.
+    """
+
+    uid: int
+    size: tuple[int, int] | None
+    console: bool
+
+
+@dataclass(frozen=True, slots=True)
 class MaskPath:
     """Hide *path*: a file below /dev/null, a directory below an empty read-only tmpfs; nothing when absent."""
 
@@ -363,6 +377,13 @@ class SetRootPropagation:
     """Give `/` the MS_ propagation *flags*, once it is the container's."""
 
     flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetAffinity:
+    """The CPUs that the process may run on."""
+
+    cpus: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -512,11 +533,13 @@ Operation: TypeAlias = (
     | SetHostname
     | SetDomainname
     | MakeDirectory
+    | MakeTerminal
     | MaskPath
     | ReadonlyPath
     | ReadonlyRoot
     | PivotRoot
     | SetRootPropagation
+    | SetAffinity
     | SetRlimit
     | SetScheduler
     | SetIoPriority

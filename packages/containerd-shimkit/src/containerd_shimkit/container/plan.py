@@ -21,6 +21,7 @@ from .operations import (
     InstallSeccomp,
     JoinCgroup,
     MakeDirectory,
+    MakeTerminal,
     MaskPath,
     Operation,
     ReadonlyPath,
@@ -37,7 +38,7 @@ from .plan_process import filter_steps, label_steps, process_steps
 from .plan_user import check_mappings, in_user_namespace
 from .refusals import unsupported
 
-__all__ = ["Plan", "plan_container", "with_filter"]
+__all__ = ["Plan", "plan_container", "with_filter", "with_terminal"]
 
 _DEFAULT_DEVICES: Final = (
     ("null", 1, 3),
@@ -128,6 +129,20 @@ def with_filter(plan: Plan, program: bytes) -> Plan:
     return replace(plan, process=process, last=last)
 
 
+def with_terminal(spec: Spec, terminal: bool) -> Spec:
+    """*spec*, with a terminal for its process when whoever creates the container takes one.
+
+    Raises: InvalidArgumentError when the specification wants one that nobody would take.
+    """
+    if spec.process is None or spec.process.terminal == terminal:
+        return spec
+    if not terminal:
+        raise InvalidArgumentError(
+            "config.json: process.terminal is true, but the container is created without a terminal; set both, or none"
+        )
+    return replace(spec, process=replace(spec.process, terminal=True))
+
+
 def _required(spec: Spec) -> tuple[Process, Linux]:
     if spec.process is None:
         raise InvalidArgumentError("config.json has no `process`: there is nothing to run; add process.args")
@@ -146,7 +161,6 @@ def _refuse_unsupported(spec: Spec, process: Process, linux: Linux) -> None:
     """Refuse, by name, every field that asks for something this version does not do."""
     resources = linux.resources
     asked = {
-        "process.terminal": process.terminal,
         "linux.intelRdt": linux.intel_rdt,
         "linux.resources.blockIO": resources and resources.block_io,
         "linux.resources.hugepageLimits": resources and resources.hugepage_limits,
@@ -189,6 +203,8 @@ def _root_steps(spec: Spec, linux: Linux, kinds: dict[str, str], bundle: str) ->
     elif linux.devices:
         raise InvalidArgumentError("config.json: linux.devices are asked for, but /dev is a bind mount of the host's")
     yield from setting_steps(spec, linux, kinds)
+    if spec.process and spec.process.terminal:
+        yield MakeTerminal(spec.process.user.uid, spec.process.console_size, console=True)
 
 
 def _plan_device(device: Device, field: str) -> DeviceNode:

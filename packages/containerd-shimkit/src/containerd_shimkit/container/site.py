@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ..errors import InternalError
 from ..linux.cgroups import CgroupV1
 from ..linux.labels import LabelFile
+from ..linux.terminals import Terminal
 from .channel import Channel, Message
 
 __all__ = ["Site"]
@@ -22,6 +23,7 @@ class Site:
     root_fd: int = field(default=-1)
     hosts: set[str] = field(default_factory=lambda: set[str]())  # joined namespaces that are the host's own
     has_directory: bool = field(default=False)
+    terminal: Terminal | None = field(default=None)
     in_process: bool = field(default=False)  # this process runs the guest itself, and executes nothing
     labels: tuple[LabelFile, ...] = field(default=())  # opened, and not taken on yet
     keys: tuple[LabelFile, ...] = field(default=())  # the same, of keys

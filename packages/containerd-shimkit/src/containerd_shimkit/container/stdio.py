@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from ..errors import InvalidArgumentError, NotFoundError, PermissionDeniedError, ShimError, UnimplementedError
 
-__all__ = ["InheritedStdio", "Stdio", "Streams", "give_streams"]
+__all__ = ["InheritedStdio", "Stdio", "Streams", "give_streams", "open_input", "open_output", "refuse_uris"]
 
 _FILE_URI: Final = "file://"
 _FLAGS: Final = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
@@ -75,11 +75,14 @@ class Stdio:
         self._child: list[int] = []
         self._kept: list[int] = []
         self._stdin_writer = -1
-        _refuse_uris(stdin, stdout, stderr)
+        refuse_uris(stdin, stdout, stderr)
         try:
-            self._open_stdin(stdin)
+            reader, self._stdin_writer = open_input(stdin)
+            self._child.append(reader)
             for name, path in (("stdout", stdout), ("stderr", stderr)):
-                self._open_output(name, _make_file(name, path) if path.startswith(_FILE_URI) else path)
+                writer, kept = open_output(name, path)
+                self._child.append(writer)
+                self._kept += kept
         except BaseException:
             self.close()
             raise
@@ -108,34 +111,52 @@ class Stdio:
         while self._kept:
             os.close(self._kept.pop())
 
-    def _open_stdin(self, path: str) -> None:
-        reader = _open("stdin", path or "/dev/null", os.O_RDONLY)
-        self._child.append(reader)
+
+def open_input(path: str) -> tuple[int, int]:
+    """Open a stream for reading (empty: /dev/null): the blocking end, and one for writing that keeps a FIFO from
+    ending, or -1. Raises: ShimError that names the stream and its path.
+    """
+    reader = _open("stdin", path or "/dev/null", os.O_RDONLY)
+    writer = -1
+    try:
         if stat.S_ISFIFO(os.fstat(reader).st_mode):
             # now that there is a reader, a writer can be opened without waiting for one
-            self._stdin_writer = _open("stdin", path, os.O_WRONLY)
-        _make_blocking(reader)
-
-    def _open_output(self, name: str, path: str) -> None:
-        if not path:
-            self._child.append(_open(name, "/dev/null", os.O_WRONLY))
-            return
-        mode = _stat(name, path).st_mode
-        if stat.S_ISFIFO(mode):
-            self._kept.append(_open(name, path, os.O_RDONLY))
-            writer = _open(name, path, os.O_WRONLY)
-        elif stat.S_ISREG(mode):
-            writer = _open(name, path, os.O_WRONLY | os.O_APPEND)
-        elif stat.S_ISCHR(mode):
-            writer = _open(name, path, os.O_WRONLY)
-        else:
-            raise InvalidArgumentError(f"{name} {path!r} is neither a FIFO nor a file nor a character device")
-        self._child.append(writer)
-        _make_blocking(writer)
+            writer = _open("stdin", path, os.O_WRONLY)
+    except BaseException:
+        os.close(reader)
+        raise
+    _make_blocking(reader)
+    return reader, writer
 
 
-def _refuse_uris(*paths: str) -> None:
-    for name, path in zip(("stdin", "stdout", "stderr"), paths, strict=True):
+def open_output(name: str, path: str) -> tuple[int, list[int]]:
+    """Open a stream for writing (empty: /dev/null): the blocking end, and those that keep what is in a FIFO.
+
+    Raises: ShimError that names the stream and its path.
+    """
+    if not path:
+        return _open(name, "/dev/null", os.O_WRONLY), []
+    if path.startswith(_FILE_URI):
+        path = _make_file(name, path)
+    kept: list[int] = []
+    mode = _stat(name, path).st_mode
+    if stat.S_ISFIFO(mode):
+        kept.append(_open(name, path, os.O_RDONLY))
+    elif not stat.S_ISREG(mode) and not stat.S_ISCHR(mode):
+        raise InvalidArgumentError(f"{name} {path!r} is neither a FIFO nor a file nor a character device")
+    try:
+        writer = _open(name, path, os.O_WRONLY | (os.O_APPEND if stat.S_ISREG(mode) else 0))
+    except BaseException:
+        for descriptor in kept:
+            os.close(descriptor)
+        raise
+    _make_blocking(writer)
+    return writer, kept
+
+
+def refuse_uris(*paths: str) -> None:
+    """Refuse, of the paths of stdin, stdout and stderr, those that are none. Raises: UnimplementedError."""
+    for name, path in zip(("stdin", "stdout", "stderr"), paths, strict=False):
         if "://" in path and (name == "stdin" or not path.startswith(_FILE_URI)):
             raise UnimplementedError(
                 f"{name} {path!r} is a URI of a kind that this version does not support; give a path, or file:///PATH"

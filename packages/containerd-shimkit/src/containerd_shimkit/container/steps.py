@@ -14,7 +14,7 @@ from . import operations
 from .operations import DropPrivileges, JoinCgroup, Operation
 from .plan import Plan
 
-__all__ = ["Step", "Steps", "describe", "steps_of"]
+__all__ = ["Step", "Steps", "describe", "step_of", "steps_of"]
 
 Step: TypeAlias = tuple[Any, ...]
 """The name of an operation's class, then the values of its fields; what the shim sees to itself is left out, and
@@ -41,12 +41,13 @@ class Steps:
 def steps_of(plan: Plan) -> Steps:
     """Take a plan apart. Capabilities that this kernel does not know are left out."""
     host, root, seal, process, last = (
-        tuple(map(_step, group)) for group in (plan.host, plan.root, plan.seal, plan.process, plan.last)
+        tuple(map(step_of, group)) for group in (plan.host, plan.root, plan.seal, plan.process, plan.last)
     )
     return Steps(plan.rootfs, plan.process_spec.user.uid, host, root, seal, process, last)
 
 
-def _step(operation: Operation) -> Step:
+def step_of(operation: Operation) -> Step:
+    """One operation as an init is given it."""
     name = type(operation).__name__
     match operation:
         case JoinCgroup():

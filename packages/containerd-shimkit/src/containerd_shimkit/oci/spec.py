@@ -56,11 +56,13 @@ __all__ = [
     "Spec",
     "TimeOffset",
     "User",
+    "parse_process",
     "parse_spec",
     "read_spec",
 ]
 
 _FILE: Final = "config.json"
+_PROCESS: Final = "the process to be executed"
 _ANOTHER: Final = "another type than those before it: each may stand once"
 
 
@@ -236,6 +238,11 @@ def read_spec(bundle: str) -> Spec:
 def parse_spec(data: bytes | str) -> Spec:
     """Parse a config.json. Raises: InvalidArgumentError that names the field, its value and what it must be."""
     return _spec(decode_object(data, _FILE))
+
+
+def parse_process(data: bytes | str) -> Process:
+    """Parse a `process` object that comes alone, as an exec's does. Raises: InvalidArgumentError as `parse_spec`."""
+    return _process(decode_object(data, _PROCESS))
 
 
 def _spec(top: JsonObject) -> Spec:
