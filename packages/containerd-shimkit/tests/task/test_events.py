@@ -4,7 +4,8 @@ from datetime import datetime, timezone
 
 from containerd_shimkit.instance import Mount
 from containerd_shimkit.proto import events_pb2
-from containerd_shimkit.task.events import TaskCreate, TaskDelete, TaskExit, TaskStart
+from containerd_shimkit.task.events import TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskStart
+from containerd_shimkit.wire import decode_fields
 
 EXITED_AT = datetime(2026, 11, 23, 10, 20, 30, 456789, tzinfo=timezone.utc)
 
@@ -49,16 +50,25 @@ def test_delete_names_status_and_time_and_no_exec() -> None:
     assert decoded.exited_at.ToDatetime(timezone.utc) == EXITED_AT
 
 
+def test_execs_are_named_with_their_task() -> None:
+    assert list(decode_fields(TaskExecAdded("c1", "e1").encode().value)) == [(1, b"c1"), (2, b"e1")]
+    assert list(decode_fields(TaskExecStarted("c1", "e1", 7).encode().value)) == [(1, b"c1"), (2, b"e1"), (3, 7)]
+
+
 def test_urls_are_bare_message_names_and_topics_containerds() -> None:
     events = (
         TaskCreate("c", "/b"),
         TaskStart("c", 1),
         TaskExit("c", "c", 1, 0, EXITED_AT),
         TaskDelete("c", 1, 0, EXITED_AT),
+        TaskExecAdded("c", "e"),
+        TaskExecStarted("c", "e", 1),
     )
     assert [(event.topic, event.encode().type_url) for event in events] == [
         ("/tasks/create", "containerd.events.TaskCreate"),
         ("/tasks/start", "containerd.events.TaskStart"),
         ("/tasks/exit", "containerd.events.TaskExit"),
         ("/tasks/delete", "containerd.events.TaskDelete"),
+        ("/tasks/exec-added", "containerd.events.TaskExecAdded"),
+        ("/tasks/exec-started", "containerd.events.TaskExecStarted"),
     ]

@@ -38,8 +38,6 @@ REFUSED = {
     "Pause": task_pb2.PauseRequest,
     "Resume": task_pb2.ResumeRequest,
     "Checkpoint": task_pb2.CheckpointTaskRequest,
-    "Exec": task_pb2.ExecProcessRequest,
-    "ResizePty": task_pb2.ResizePtyRequest,
     "Update": task_pb2.UpdateTaskRequest,
 }
 ResponseT = TypeVar("ResponseT", bound=Message)
@@ -341,7 +339,7 @@ def test_create_hands_on_what_containerd_said(play: Play) -> None:
         body = runtime_options_pb2.Options(config_body=b"SystemdCgroup = false\nother = 1").SerializeToString()
         options = Any(type_url="runtimeoptions.v1.Options", value=body)
         request = task_pb2.CreateTaskRequest(
-            id="c1", bundle=shim.bundle, stdin="/in", stdout="/out", stderr="/err", options=options
+            id="c1", bundle=shim.bundle, stdin="/in", stdout="/out", stderr="/err", options=options, terminal=True
         )
         request.rootfs.add(type="bind", source="/src", target="t", options=["rbind", "ro"])
         payload = await shim.send("Create", request, traceparent="00-1-2-01", other="x")
@@ -352,6 +350,7 @@ def test_create_hands_on_what_containerd_said(play: Play) -> None:
             stdin="/in",
             stdout="/out",
             stderr="/err",
+            terminal=True,
             rootfs=(Mount("bind", "/src", "t", ("rbind", "ro")),),
             options=Encoded("runtimeoptions.v1.Options", body),
             config={"systemd_cgroup": False, "other": 1},
@@ -386,7 +385,6 @@ def test_a_bundle_must_be_an_absolute_path_of_a_directory(play: Play, bundle: st
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
-        ("terminal", task_pb2.CreateTaskRequest(terminal=True)),
         ("checkpoint", task_pb2.CreateTaskRequest(checkpoint="/c")),
         ("parent_checkpoint", task_pb2.CreateTaskRequest(parent_checkpoint="/p")),
     ],

@@ -1,6 +1,7 @@
 """The events of a task's life, as values that know their topic and bytes.
 
 Order per task: create, start, exit, delete; without a start, create, then exit if a process had been there, delete.
+Order per exec, in between: added, started, exit.
 Encoded by hand, so that the values need no protobuf runtime. Source: containerd, api/events/task.proto.
 """
 
@@ -15,7 +16,16 @@ from ..instance import Encoded, Mount
 from ..wire import bytes_field, varint_field
 from .timestamps import encode_timestamp
 
-__all__ = ["EventSink", "TaskCreate", "TaskDelete", "TaskEvent", "TaskExit", "TaskStart"]
+__all__ = [
+    "EventSink",
+    "TaskCreate",
+    "TaskDelete",
+    "TaskEvent",
+    "TaskExecAdded",
+    "TaskExecStarted",
+    "TaskExit",
+    "TaskStart",
+]
 
 
 class EventSink(Protocol):
@@ -107,6 +117,38 @@ class TaskDelete:
             + varint_field(2, self.pid)
             + varint_field(3, self.exit_status)
             + bytes_field(4, encode_timestamp(self.exited_at), keep_empty=True),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TaskExecAdded:
+    """A further process was registered; it does not run yet."""
+
+    topic: ClassVar[str] = "/tasks/exec-added"
+    container_id: str
+    exec_id: str
+
+    def encode(self) -> Encoded:
+        """The event as containerd forwards it."""
+        return Encoded(
+            "containerd.events.TaskExecAdded", bytes_field(1, self.container_id) + bytes_field(2, self.exec_id)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TaskExecStarted:
+    """A further process runs, as *pid*."""
+
+    topic: ClassVar[str] = "/tasks/exec-started"
+    container_id: str
+    exec_id: str
+    pid: int
+
+    def encode(self) -> Encoded:
+        """The event as containerd forwards it."""
+        return Encoded(
+            "containerd.events.TaskExecStarted",
+            bytes_field(1, self.container_id) + bytes_field(2, self.exec_id) + varint_field(3, self.pid),
         )
 
 

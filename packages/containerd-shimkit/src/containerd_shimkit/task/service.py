@@ -1,8 +1,8 @@
 """containerd's Task API, versions 2 and 3: protobuf to values and back, one short method a request.
 
-State, Create, Start, Delete, Kill, Wait, Pids, Connect, Shutdown, Stats and CloseIO do their work; the rest is refused
-as unimplemented. Create, Start, Kill and Delete go on to their end when their caller is gone: half of one of them would
-leave processes and mounts that nobody knows of.
+Pause, Resume, Update and Checkpoint are refused as unimplemented, the rest is there. Create, Start, Kill, Exec and
+Delete go on to their end when their caller is gone: half of one of them would leave processes and mounts that nobody
+knows of.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from ..proto import task_pb2, task_types_pb2
 from ..tracing import TraceContext, span
 from ..wire import bytes_field
 from .events import EventSink
+from .exec import Exec
 from .identifiers import check_identifier, shorten
 from .options import parse_options
 from .state import status_of_state
@@ -127,8 +128,8 @@ class TaskService:
             "Resume": self._refused("Resume", task_pb2.ResumeRequest),
             "Checkpoint": self._refused("Checkpoint", task_pb2.CheckpointTaskRequest),
             "Kill": self._plain("Kill", task_pb2.KillRequest, self._kill),
-            "Exec": self._refused("Exec", task_pb2.ExecProcessRequest),
-            "ResizePty": self._refused("ResizePty", task_pb2.ResizePtyRequest),
+            "Exec": self._traced("Exec", task_pb2.ExecProcessRequest, self._exec),
+            "ResizePty": self._plain("ResizePty", task_pb2.ResizePtyRequest, self._resize_pty),
             "CloseIO": self._plain("CloseIO", task_pb2.CloseIORequest, self._close_io),
             "Update": self._refused("Update", task_pb2.UpdateTaskRequest),
             "Wait": self._plain("Wait", task_pb2.WaitRequest, self._wait),
@@ -141,13 +142,14 @@ class TaskService:
     # ------------------------------------------------------------------------------------------------- the methods
 
     async def _state(self, request: task_pb2.StateRequest) -> Message:
-        task = self._find(request.id, request.exec_id)
-        config, end = task.instance.config, task.end
+        task = self._find(request.id)
+        process = self._find_exec(task, request.exec_id) if request.exec_id else task
+        config, end = process.config if isinstance(process, Exec) else task.instance.config, process.end
         return task_pb2.StateResponse(
-            id=task.id,
-            bundle=config.bundle,
-            pid=task.pid,
-            status=task_types_pb2.Status.Name(status_of_state(task.state)),
+            id=process.id,
+            bundle=task.instance.config.bundle,
+            pid=process.pid,
+            status=task_types_pb2.Status.Name(status_of_state(process.state)),
             stdin=config.stdin,
             stdout=config.stdout,
             stderr=config.stderr,
@@ -174,12 +176,30 @@ class TaskService:
             self._forget(task)
             raise
 
+    async def _exec(self, request: task_pb2.ExecProcessRequest, trace: TraceContext) -> None:
+        task = self._find(request.id)
+        check_identifier(request.exec_id, "exec id")
+        config = InstanceConfig(
+            bundle=task.instance.config.bundle,
+            namespace=self._namespace,
+            stdin=request.stdin,
+            stdout=request.stdout,
+            stderr=request.stderr,
+            terminal=request.terminal,
+            trace=trace,
+        )
+        spec = Encoded(request.spec.type_url, request.spec.value)
+        await self._finish(f"Exec of {task.id}", task.exec(request.exec_id, spec, config))
+
     async def _start(self, request: task_pb2.StartRequest) -> Message:
-        task = self._find(request.id, request.exec_id)
-        return task_pb2.StartResponse(pid=await self._finish(f"Start of {task.id}", task.start()))
+        task = self._find(request.id)
+        process = self._find_exec(task, request.exec_id) if request.exec_id else task
+        return task_pb2.StartResponse(pid=await self._finish(f"Start of {process.id}", process.start()))
 
     async def _delete(self, request: task_pb2.DeleteRequest) -> Message:
-        task = self._find(request.id, request.exec_id)
+        task = self._find(request.id)
+        if request.exec_id:
+            return await self._finish(f"Delete of {request.exec_id}", self._remove_exec(task, request.exec_id))
         return await self._finish(f"Delete of {task.id}", self._remove(task))
 
     async def _remove(self, task: Task) -> Message:
@@ -187,15 +207,28 @@ class TaskService:
         self._forget(task)
         return task_pb2.DeleteResponse(pid=task.pid, exit_status=end.status, exited_at=_timestamp(end.exited_at))
 
+    async def _remove_exec(self, task: Task, exec_id: str) -> Message:
+        process = self._find_exec(task, exec_id)
+        end = await task.delete_exec(exec_id)
+        return task_pb2.DeleteResponse(pid=process.pid, exit_status=end.status, exited_at=_timestamp(end.exited_at))
+
     async def _kill(self, request: task_pb2.KillRequest) -> None:
-        task = self._find(request.id, request.exec_id)
+        task = self._find(request.id)
+        process = self._find_exec(task, request.exec_id) if request.exec_id else None
         if not 1 <= request.signal <= MAX_SIGNAL:
             raise InvalidArgumentError(f"signal {request.signal} for task {task.id!r} is not one of 1 to {MAX_SIGNAL}")
-        await self._finish(f"Kill of {task.id}", task.kill(request.signal, request.all))
+        work = process.kill(request.signal) if process else task.kill(request.signal, request.all)
+        await self._finish(f"Kill of {task.id}", work)
 
     async def _wait(self, request: task_pb2.WaitRequest) -> Message:
-        end = await self._find(request.id, request.exec_id).wait()
+        task = self._find(request.id)
+        end = await (self._find_exec(task, request.exec_id) if request.exec_id else task).wait()
         return task_pb2.WaitResponse(exit_status=end.status, exited_at=_timestamp(end.exited_at))
+
+    async def _resize_pty(self, request: task_pb2.ResizePtyRequest) -> None:
+        task = self._find(request.id)
+        process = self._find_exec(task, request.exec_id) if request.exec_id else task
+        await process.resize(request.width, request.height)
 
     async def _pids(self, request: task_pb2.PidsRequest) -> Message:
         processes = await self._find(request.id).pids()
@@ -208,9 +241,10 @@ class TaskService:
         return response
 
     async def _close_io(self, request: task_pb2.CloseIORequest) -> None:
-        task = self._find(request.id, request.exec_id)
+        task = self._find(request.id)
+        process = self._find_exec(task, request.exec_id) if request.exec_id else task
         if request.stdin:
-            await task.close_io()
+            await process.close_io()
 
     async def _connect(self, request: task_pb2.ConnectRequest) -> Message:
         # never NOT_FOUND: a restarted containerd would take the shim for a leaked one
@@ -262,12 +296,16 @@ class TaskService:
         if self._is_idle():  # a Create may have come in between
             self._on_shutdown()
 
-    def _find(self, id: str, exec_id: str = "") -> Task:  # noqa: A002  (containerd's word)
+    def _find(self, id: str) -> Task:  # noqa: A002  (containerd's word)
         if (task := self._tasks.get(id)) is None:
             raise NotFoundError(f"task {shorten(id)} does not exist in namespace {self._namespace!r}")
-        if exec_id:
-            raise NotFoundError(f"task {id!r} has no process {shorten(exec_id)}: this shim runs one process a task")
         return task
+
+    @staticmethod
+    def _find_exec(task: Task, exec_id: str) -> Exec:
+        if (found := task.execs.get(exec_id)) is None:
+            raise NotFoundError(f"task {task.id!r} has no process {shorten(exec_id)}")
+        return found
 
     def _plain(self, name: str, make: Callable[[], _R], method: Callable[[_R], Awaitable[Message | None]]) -> Handler:
         return self._traced(name, make, lambda request, _: method(request))
@@ -323,7 +361,7 @@ def _instance_config(
 ) -> InstanceConfig:
     """Check a Create request and turn it into values."""
     check_identifier(request.id, "task id")
-    for name in ("terminal", "checkpoint", "parent_checkpoint"):
+    for name in ("checkpoint", "parent_checkpoint"):
         if value := getattr(request, name):
             raise UnimplementedError(
                 f"Create of task {request.id!r} asks for {name} = {shorten(str(value))}, which this shim cannot do"
@@ -345,6 +383,7 @@ def _instance_config(
         stdin=request.stdin,
         stdout=request.stdout,
         stderr=request.stderr,
+        terminal=request.terminal,
         rootfs=tuple(Mount(each.type, each.source, each.target, tuple(each.options)) for each in request.rootfs),
         options=options,
         config=parsed.config,

@@ -101,10 +101,10 @@ _STATUS: Final[Mapping[TaskState, Status]] = {
 }
 
 
-def next_state(state: TaskState, action: Action) -> TaskState:
-    """The state that *action* leads to. Raises: FailedPreconditionError, naming both, when there is none."""
+def next_state(state: TaskState, action: Action, what: str = "a task") -> TaskState:
+    """The state of *what* that *action* leads to. Raises: FailedPreconditionError, naming all, when there is none."""
     if (following := _NEXT.get((state, action))) is None:
-        raise FailedPreconditionError(f"cannot {action.value} a task that is {state.value}")
+        raise FailedPreconditionError(f"cannot {action.value} {what} that is {state.value}")
     return following
 
 

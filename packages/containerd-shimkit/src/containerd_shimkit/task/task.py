@@ -7,19 +7,23 @@ One watcher awaits the instance's end. It records the end, for State, Wait and D
 TaskExit. While a start is under way it holds back, so that TaskStart always comes first. An end that no instance
 reports (a start that failed, a delete before the start) is recorded all the same, as a kill, or Wait would hang.
 TaskExit tells of every end that was reported, and of every process that containerd knew the pid of.
+
+The init's exit is the last of the task's: from the moment that it is known no exec starts any more, and it is recorded
+when those that run have ended too, for which the instance sees to their being killed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Final
 
-from ..errors import FailedPreconditionError, NotFoundError, ShimError
-from ..instance import Encoded, ExitStatus, Instance, ProcessInfo
+from ..errors import AlreadyExistsError, FailedPreconditionError, NotFoundError, ShimError
+from ..instance import Encoded, ExitStatus, Instance, InstanceConfig, ProcessInfo
 from .events import EventSink, TaskCreate, TaskDelete, TaskEvent, TaskExit, TaskStart
+from .exec import Exec
 from .state import Action, TaskState, next_state
 
 __all__ = ["END_GRACE", "KILLED_STATUS", "UNKNOWN_STATUS", "Task"]
@@ -27,6 +31,8 @@ __all__ = ["END_GRACE", "KILLED_STATUS", "UNKNOWN_STATUS", "Task"]
 END_GRACE: Final = 2.0  # for the instance to report an end that has to come; containerd's own budgets begin at 5 s
 KILLED_STATUS: Final = 137  # 128 + SIGKILL
 UNKNOWN_STATUS: Final = 255  # as containerd has it for an exit that nobody saw
+_EXECS_GRACE: Final = 10.0  # for what has been sent SIGKILL with its container
+_MAY_EXEC: Final = (TaskState.CREATED, TaskState.STARTING, TaskState.RUNNING)
 _SIGKILL: Final = 9  # the number that Linux gives it: signal has no such name on Windows
 
 _logger = logging.getLogger(__name__)
@@ -46,6 +52,13 @@ class Task:
         self._start_settled = asyncio.Event()
         self._start_settled.set()
         self._watcher: asyncio.Task[None] | None = None
+        self._is_ending = False
+        self._execs: dict[str, Exec] = {}
+
+    @property
+    def execs(self) -> Mapping[str, Exec]:
+        """The further processes that are registered, by id."""
+        return self._execs
 
     async def create(self) -> int:
         """Make the instance; the pid of its waiting process, or 0."""
@@ -109,9 +122,36 @@ class Task:
         end = await self._settle_end()
         if self._watcher is not None:
             self._watcher.cancel()
+        for each in self._execs.values():
+            each.abandon()
         self._move(Action.FINISH_DELETE)
         self._publish(TaskDelete(self.id, self.pid, end.status, end.exited_at))
         return end
+
+    async def exec(self, id: str, spec: Encoded, config: InstanceConfig) -> None:  # noqa: A002  (containerd's word)
+        """Register a further process, as `Instance.exec` takes it, to be started by its own `start`."""
+        if id in self._execs:
+            raise AlreadyExistsError(f"task {self.id!r} has a process {id!r} already")
+        if not self._may_exec():
+            raise FailedPreconditionError(f"cannot add a process to a task that is {self.state.value}")
+        added = self._execs[id] = Exec(self.id, id, self.instance, config, self._events, self._may_exec)
+        try:
+            await self.instance.exec(id, spec, config)
+        except BaseException:
+            del self._execs[id]
+            raise
+        added.tell_added()
+
+    async def delete_exec(self, id: str) -> ExitStatus:  # noqa: A002
+        """Forget the further process *id*; how it ended. Raises: NotFoundError, FailedPreconditionError."""
+        if (found := self._execs.get(id)) is None:
+            raise NotFoundError(f"task {self.id!r} has no process {id!r}")
+        end = await found.delete()
+        self._execs.pop(id, None)
+        return end
+
+    def _may_exec(self) -> bool:
+        return self.state in _MAY_EXEC and not self._is_ending and self.end is None
 
     async def pids(self) -> Sequence[ProcessInfo]:
         """The processes, the init among them until the task is deleted: containerd takes an empty list for a leak."""
@@ -137,6 +177,11 @@ class Task:
         if self.instance.config.stdin and self.end is None and self.state is not TaskState.DELETING:
             await self.instance.close_io()
 
+    async def resize(self, width: int, height: int) -> None:
+        """Tell the init's terminal its size; nothing when it has none, or has ended."""
+        if self.instance.config.terminal and self.end is None and self.state is not TaskState.CREATING:
+            await self.instance.resize_pty(width, height)
+
     def _move(self, action: Action) -> None:
         self.state = next_state(self.state, action)
 
@@ -150,10 +195,20 @@ class Task:
 
     async def _watch(self) -> None:
         end = await self._reported_end()
+        self._is_ending = True
         # an exit can be seen before start() has returned: TaskStart comes first
         await self._start_settled.wait()
+        await self._end_execs()
         if self.end is None:
             self._record_end(end, is_told=True)
+
+    async def _end_execs(self) -> None:
+        """Have the ends of all further processes recorded: the instance has killed them."""
+        running = [each for each in self._execs.values() if each.is_running]
+        if running:
+            await asyncio.gather(*(each.settle(_EXECS_GRACE) for each in running))
+            for each in running:
+                each.give_up()
 
     async def _reported_end(self) -> ExitStatus:
         try:
