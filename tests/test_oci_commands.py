@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -111,13 +112,16 @@ def test_signals_to_run_reach_the_container(bundle: Bundle) -> None:
 
 def test_a_descriptor_is_handed_on_when_asked_for_and_no_other(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("preserved")
-    bundle.change(lambda spec: spec["process"].update(args=["sh", "-c", "cat <&3; ls /proc/self/fd"]))
-    opened = f'exec "$@" 3<{tmp_path}/file 4<{tmp_path}/file'
-    command = [PROGRAM, "--root", str(bundle.root), "run", "--preserve-fds", "1", bundle.new_id()]
-    done = subprocess.run(
-        ["sh", "-c", opened, "sh", *command], cwd=bundle.directory, capture_output=True, text=True, check=False
-    )
-    assert done.stdout == "preserved0\n1\n2\n3\n4\n", "4 is the directory that ls lists"
+    descriptor = os.open(tmp_path / "file", os.O_RDONLY)
+    try:
+        os.dup2(descriptor, 3)
+        os.dup2(descriptor, 4)
+        bundle.change(lambda spec: spec["process"].update(args=["sh", "-c", "cat <&3; ls /proc/self/fd"]))
+        done = bundle.call("run", "--preserve-fds", "1", bundle.new_id(), pass_fds=(3, 4))
+        assert done.stdout == "preserved0\n1\n2\n3\n4\n", "4 is the directory that ls lists"
+    finally:
+        for each in {descriptor, 3, 4}:
+            os.close(each)
     missing = bundle.call("run", "--preserve-fds", "500", bundle.new_id(), check=False)
     assert "--preserve-fds asks for descriptor" in missing.stderr
 
@@ -342,3 +346,29 @@ def test_what_the_host_has_mounted_in_such_a_root_is_not_touched(bundle: Bundle)
         assert os.path.ismount(place)
     finally:
         subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_terminal_goes_to_the_console_socket(bundle: Bundle, tmp_path: Path) -> None:
+    bundle.change(
+        lambda spec: spec["process"].update(args=["sh", "-c", "tty -s; echo began; read line"], terminal=True)
+    )
+    refused = bundle.call("create", "--bundle", str(bundle.directory), "none", check=False)
+    assert refused.returncode == 1
+    assert "a terminal needs somebody who takes it" in refused.stderr
+    path = str(tmp_path / "console")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        id = bundle.create("--console-socket", path)  # noqa: A001
+        line, _ = listener.accept()
+    name, descriptors, _flags, _address = socket.recv_fds(line, 100, 1)
+    line.close()
+    assert (name, len(descriptors)) == (b"/dev/pts/0", 1)
+    bundle.call("start", id)
+    with os.fdopen(descriptors[0], "r+b", buffering=0) as master:
+        said = b""
+        while not said.endswith(b"began\r\n"):
+            said += master.read(100) or b""
+        master.write(b"typed\n")
+    wait_for(lambda: bundle.state(id)["status"] == "stopped")
+    bundle.call("delete", id)

@@ -34,7 +34,8 @@ def _choices(chosen: Namespace, *, keep: bool = False) -> Choices:
         raise InvalidArgumentError(f"--preserve-fds is {chosen.preserve_fds}; it must be 0 to 1000")
     pid_file = os.path.abspath(chosen.pid_file) if chosen.pid_file else ""
     bundle = os.path.abspath(chosen.bundle)
-    return Choices(bundle, pid_file, chosen.preserve_fds, not chosen.no_new_keyring, keep)
+    console = os.path.abspath(chosen.console_socket) if chosen.console_socket else ""
+    return Choices(bundle, pid_file, console, chosen.preserve_fds, not chosen.no_new_keyring, keep)
 
 
 def create(chosen: Namespace) -> int:

@@ -17,6 +17,7 @@ from ..container.channel import FifoLine
 from ..container.executor import LinuxExecutor
 from ..container.lifecycle import Container, Maker
 from ..container.stdio import InheritedStdio
+from ..container.terminal import TerminalStreams
 from ..errors import InvalidArgumentError
 from ..instance import ExitStatus, InstanceConfig
 from ..oci.spec import Spec, read_spec
@@ -38,6 +39,7 @@ class Choices:
 
     bundle: str
     pid_file: str = ""
+    console_socket: str = ""
     preserved: int = 0  # descriptors from 3 on
     new_keyring: bool = True
     keep: bool = False  # after `run`
@@ -77,10 +79,17 @@ async def _make(id: str, directory: str, spec: Spec, line: FifoLine, choices: Ch
     preserved = tuple(range(_FIRST_PRESERVED, _FIRST_PRESERVED + choices.preserved))
     for descriptor in preserved:
         _make_inheritable(descriptor)
-    maker = Maker(directory, InheritedStdio(), line, preserved, choices.new_keyring)
-    config = InstanceConfig(bundle=choices.bundle, namespace="")
     if spec.process is None:
         raise InvalidArgumentError("config.json has no `process`: there is nothing to run; add process.args")
+    terminal, console = spec.process.terminal, choices.console_socket
+    if terminal != bool(console):
+        raise InvalidArgumentError(
+            f"process.terminal is {str(terminal).lower()} and --console-socket is {console!r}: a terminal needs "
+            "somebody who takes it, and the other way round; give both, or none"
+        )
+    stdio = TerminalStreams("", "", console) if terminal else InheritedStdio()
+    maker = Maker(directory, stdio, line, preserved, choices.new_keyring)
+    config = InstanceConfig(bundle=choices.bundle, namespace="", terminal=terminal, console_socket=console)
     container = Container(id, config, spec, LinuxExecutor.of(spec.process), Reaper.current(), maker=maker)
     await container.create()
     try:
