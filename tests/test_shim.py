@@ -198,7 +198,7 @@ def _set(path: str, value: object) -> Callable[[dict[str, Any]], None]:
         (_set("process.args", []), InvalidArgumentError, "process.args is empty"),
         (_set("process", None), InvalidArgumentError, "no `process`"),
         (_set("process.args", "text"), InvalidArgumentError, "process.args"),
-        (_set("process.terminal", True), UnimplementedError, "process.terminal"),
+        (_set("process.terminal", True), InvalidArgumentError, "process.terminal is true, but"),
         (_set("linux.seccomp", {"defaultAction": "ALLOW"}), InvalidArgumentError, "linux.seccomp.defaultAction"),
         (_set("linux.seccomp", {"defaultAction": "SCMP_ACT_NOTIFY"}), UnimplementedError, "SCMP_ACT_NOTIFY"),
         (_set("root.path", "nowhere"), InvalidArgumentError, "nowhere"),
@@ -1009,11 +1009,79 @@ def test_every_method_that_is_not_there_yet_says_so(play: Play) -> None:
     async def scenario(pod: Pod) -> None:
         container = pod.container([WASM], {WASM: HELLO_WORLD.bytes})
         await container.create()
-        for method in ("Pause", "Resume", "Checkpoint", "Exec", "ResizePty", "Update"):
+        for method in ("Pause", "Resume", "Checkpoint", "Update"):
             with pytest.raises(UnimplementedError, match=method):
                 await container.call(method)
             with pytest.raises(NotFoundError):
                 await pod.call(method, id="nobody")
+
+    play(scenario)
+
+
+def _process(*args: str, **fields: object) -> any_pb2.Any:
+    document = {"args": list(args), "cwd": "/", "env": ["PATH=/bin"], "noNewPrivileges": True, **fields}
+    url = "types.containerd.io/opencontainers/runtime-spec/1/Process"
+    return any_pb2.Any(type_url=url, value=json.dumps(document).encode())
+
+
+@pytest.mark.parametrize("program", ["wasm", "native"])
+def test_native_programs_are_executed_in_containers_of_both_kinds(play: Play, program: str) -> None:
+    async def scenario(pod: Pod) -> None:
+        files = {f"/bin/{name}": Path(BUSYBOX).read_bytes() for name in ("sh", "sleep", "cat")} | {WASM: SLEEPER.bytes}
+        container = pod.container([WASM] if program == "wasm" else ["/bin/sleep", "1000"], files)
+        pid = await container.create()
+        await container.start()
+        said = container.bundle / "said"
+        said.touch()
+        spec = _process("sh", "-c", "echo out; exit 5")
+        await container.call("Exec", exec_id="e1", spec=spec, stdout=str(said), stderr=str(said))
+        assert (await container.call("State", exec_id="e1")).status == 1
+        exec_pid = (await container.call("Start", exec_id="e1")).pid
+        assert exec_pid not in (0, pid)
+        assert (await container.call("Wait", exec_id="e1")).exit_status == 5
+        assert said.read_text() == "out\n"
+        assert (await container.call("Delete", exec_id="e1")).exit_status == 5
+        await container.call("Exec", exec_id="e2", spec=_process("sleep", "1000"))
+        await container.call("Start", exec_id="e2")
+        processes = {each.pid: each.info.value for each in (await container.call("Pids")).processes}
+        assert len(processes) == 2
+        assert processes[pid] == b""
+        await container.call("Kill", signal=signal.SIGKILL)
+        assert await container.wait() == 137
+        assert (await container.call("Wait", exec_id="e2")).exit_status == 137
+        with pytest.raises(FailedPreconditionError):
+            await container.call("Exec", exec_id="e3", spec=_process("sleep", "1000"))
+        await container.delete()
+        await asyncio.sleep(0.1)
+        assert [topic.rpartition("/")[2] for topic, _ in pod.events] == [
+            *("create", "start", "exec-added", "exec-started", "exit", "exec-added", "exec-started", "exit", "exit"),
+            "delete",
+        ]
+
+    play(scenario)
+
+
+def test_a_terminal_is_asked_for_by_the_request_and_serves_a_shell(play: Play, tmp_path: Path) -> None:
+    async def scenario(pod: Pod) -> None:
+        files = {f"/bin/{name}": Path(BUSYBOX).read_bytes() for name in ("sh", "stty", "sleep")}
+        container = pod.container(["/bin/sh"], files)
+        typed, said = str(tmp_path / "in"), str(tmp_path / "out")
+        for path in (typed, said):
+            os.mkfifo(path)
+        reader = os.open(said, os.O_RDONLY | os.O_NONBLOCK)
+        await container.create(terminal=True, stdin=typed, stdout=said, stderr="")
+        assert (await container.call("State")).terminal
+        await container.start()
+        await container.call("ResizePty", width=111, height=22)
+        writer = os.open(typed, os.O_WRONLY)
+        os.write(writer, b"stty size; exit 9\n")
+        assert await container.wait() == 9
+        heard = os.read(reader, 65536)
+        assert b"\r\n22 111\r\n" in heard
+        assert os.read(reader, 100) == b"", "the end of the output"
+        for each in (reader, writer):
+            os.close(each)
+        await container.delete()
 
     play(scenario)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import pty
+import select
 import signal
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -231,3 +234,59 @@ def test_a_missing_program_does_not_hurt_the_groups_other_tasks(ctd: Containerd)
         ctd.ctr("run", "--rm", *RUNTIME, *group, IMAGE, "bad", "/missing.wasm")
     assert ctd.tasks()["good"].status == "RUNNING"
     remove(ctd, "good")
+
+
+def on_terminal(ctd: Containerd, words: list[str], typed: bytes = b"") -> tuple[int, bytes]:
+    """Run ctr on a terminal; its exit status, and what came out of the terminal."""
+    master, slave = pty.openpty()
+    command = [f"{ctd.install.directory}/ctr", "--address", ctd.address, "--namespace", ctd.namespace, *words]
+    with subprocess.Popen(
+        command, stdin=slave, stdout=slave, stderr=slave, env=ctd.environment, start_new_session=True
+    ) as running:
+        os.close(slave)
+        said = b""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if not select.select([master], [], [], 0.1)[0]:
+                continue
+            try:
+                data = os.read(master, 65536)
+            except OSError:  # ctr, which alone had it open, has ended
+                break
+            said += data
+            if typed and b"ready" in said:
+                os.write(master, typed)
+                typed = b""
+        os.close(master)
+        return running.wait(10), said
+
+
+def test_a_program_is_executed_in_a_running_container(ctd: Containerd) -> None:
+    for program in (("/spin.wat",), ("/bin/sleep", "1000")):
+        start(ctd, "running", *program)
+        try:
+            done = ctd.ctr("tasks", "exec", "--exec-id", "e1", "running", "sh", "-c", "echo said; exit 4", check=False)
+            assert (done.returncode, done.stdout) == (4, "said\n")
+            done = ctd.ctr("tasks", "exec", "--exec-id", "e2", "running", "/none", check=False)
+            assert done.returncode == 1
+            assert "/none: no such file or directory" in done.stderr
+            ctd.ctr("tasks", "exec", "--detach", "--exec-id", "e3", "running", "sleep", "1000")
+            assert len(ctd.ctr("tasks", "ps", "running").stdout.splitlines()) == 3
+        finally:
+            remove(ctd, "running")
+
+
+def test_terminals_under_ctr(ctd: Containerd) -> None:
+    script = "tty; echo ready; read line; echo got $line; exit 6"
+    words = ["run", "--rm", "--tty", *RUNTIME, IMAGE, "terminal", "sh", "-c", script]
+    status, said = on_terminal(ctd, words, b"typed\n")
+    assert status == 6, said
+    assert b"got typed" in said
+    start(ctd, "running", "/bin/sleep", "1000")
+    try:
+        words = ["tasks", "exec", "--tty", "--exec-id", "e1", "running", "sh", "-c", script]
+        status, said = on_terminal(ctd, words, b"typed\n")
+        assert status == 6, said
+        assert b"got typed" in said
+    finally:
+        remove(ctd, "running")
