@@ -62,8 +62,11 @@ class WasmInstance(ContainerInstance):
             return await super().create()
 
     async def kill(self, signal: int, exec_id: str | None = None, all: bool = False) -> None:  # noqa: A002
-        """A wasm guest has no signals, and pid 1 ignores what it does not handle: TERM and INT end it by KILL."""
-        if self._is_wasm and signal in _ENDING:
+        """A wasm guest has no signals, and pid 1 ignores what it does not handle: TERM and INT end it by KILL.
+
+        What is executed beside it is native, and has them.
+        """
+        if self._is_wasm and not exec_id and signal in _ENDING:
             await super().kill(signals.SIGKILL, exec_id, all)
             self._asked = signal
         else:

@@ -22,6 +22,7 @@ from containerd_shimkit import (
     NotFoundError,
     ResourceExhaustedError,
     ShimError,
+    UnimplementedError,
 )
 from containerd_shimkit.container import exec_child
 from containerd_shimkit.container.channel import Channel
@@ -151,6 +152,8 @@ def test_in_a_user_namespace_it_is_the_user_of_that(play: Play, uid: int) -> Non
             container, "/bin/sh", "-c", "id -u; cat /proc/self/uid_map", user={"uid": uid, "gid": uid}
         )
         assert (status, said.split()) == (0, [str(uid), "0", "100000", "65536"])
+        with pytest.raises(InvalidArgumentError, match="70000"):
+            await bench.add(container, "/bin/true", user={"uid": 70000, "gid": 0})
         name = await bench.add(container, *LONG, user={"uid": uid, "gid": uid})
         pid = await container.start_exec(name)
         assert f"Uid:\t{100000 + uid}\t" in Path(f"/proc/{pid}/status").read_text()
@@ -243,11 +246,14 @@ def test_what_cannot_be_started_says_why_and_leaves_nothing(
         ({"cwd": "relative"}, InvalidArgumentError, "process.cwd of the exec is 'relative'"),
         ({"cwd": None}, InvalidArgumentError, "the process to be executed: cwd"),
         ({"user": {"uid": -1}}, InvalidArgumentError, "user.uid is -1"),
+        ({"selinuxLabel": "a:b:c:d"}, UnimplementedError, "process.selinuxLabel is 'a:b:c:d', but SELinux is absent"),
     ],
 )
 def test_a_bad_description_is_refused_when_it_is_registered(
-    play: Play, fields: dict[str, Any], kind: type[ShimError], words: str
+    play: Play, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], kind: type[ShimError], words: str
 ) -> None:
+    monkeypatch.setattr("containerd_shimkit.container.labels.has_selinux", lambda: False)
+
     async def scenario(bench: Bench) -> None:
         container = await bench.running()
         document = {"args": ["/bin/true"], "cwd": "/", **fields}

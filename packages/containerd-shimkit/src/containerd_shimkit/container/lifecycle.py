@@ -174,6 +174,7 @@ class Container:
         if self._state.init is None or self._init_ended.done():
             raise FailedPreconditionError(f"container {self.id!r} is not there: no process can be added to it")
         process = replace(process, terminal=config.terminal)
+        check_labels(replace(self._spec, process=process))
         home = Home(
             self.id,
             self._spec,

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from ..errors import InvalidArgumentError
 from ..oci.spec import Linux, Process, Spec
 from .operations import InstallSeccomp, JoinCgroup, MakeTerminal, Operation, SetAffinity, SetOomScoreAdj
+from .plan_namespaces import kinds_of
 from .plan_process import filter_steps, label_steps, process_steps
-from .plan_user import prepare_for_user_namespace
+from .plan_user import check_mappings, prepare_for_user_namespace
 
 __all__ = ["ExecPlan", "plan_exec"]
 
@@ -45,12 +46,13 @@ def plan_exec(process: Process, spec: Spec, program: bytes = b"") -> ExecPlan:
     """
     _require(process)
     process, linux = _completed(process, spec), spec.linux or Linux()
+    kinds = kinds_of(linux)
+    check_mappings(process, linux, kinds)
     steps = [_with_program(step, program) for step in process_steps(process, linux)]
     last = [_with_program(step, program) for step in filter_steps(linux)] if process.no_new_privileges else []
     # a filter that is put on before privileges are dropped would have to allow a further fork: then both come after it
     early = len(steps) if process.no_new_privileges or linux.seccomp is None else _count_until_filter(steps)
     affinity = process.exec_cpu_affinity
-    has_users = any(each.type == "user" for each in linux.namespaces)
     return ExecPlan(
         process_spec=process,
         host=(
@@ -58,7 +60,7 @@ def plan_exec(process: Process, spec: Spec, program: bytes = b"") -> ExecPlan:
             JoinCgroup(None),
             *_affinity(affinity.final if affinity else ()),
             *(SetOomScoreAdj(score) for score in (process.oom_score_adj,) if score is not None),
-            *(prepare_for_user_namespace(process, linux) if has_users else ()),
+            *(prepare_for_user_namespace(process, linux) if "user" in kinds else ()),
         ),
         labels=tuple(label_steps(process)),
         root=(MakeTerminal(process.user.uid, process.console_size, console=False),) if process.terminal else (),
