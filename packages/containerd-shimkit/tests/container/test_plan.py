@@ -155,12 +155,6 @@ def test_a_host_setting_needs_its_namespace() -> None:
     [
         ("process.terminal", True),
         ("linux.intelRdt", {"closID": "x"}),
-        ("linux.resources.blockIO", {"weight": 10}),
-        ("linux.resources.hugepageLimits", [{"pageSize": "2MB", "limit": 1}]),
-        ("linux.resources.network", {"classID": 1}),
-        ("linux.resources.rdma", {"x": {"hcaHandles": 1}}),
-        ("linux.resources.unified", {"memory.high": "1"}),
-        ("linux.resources.cpu", {"realtimeRuntime": 1}),
     ],
 )
 def test_what_this_version_cannot_do_is_refused_by_name(field: str, value: object) -> None:

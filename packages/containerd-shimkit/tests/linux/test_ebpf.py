@@ -26,7 +26,7 @@ def test_an_instruction_becomes_the_kernels_bytes(instruction: Instruction, expe
 
 
 def test_a_jump_counts_the_instructions_that_it_leaves_out() -> None:
-    program = [
+    program: list[Instruction] = [
         Jump("end", "!=", 3, 2),
         Jump("middle", "&", 2, 6),
         Jump("end", "==", 4, 0x80000000),

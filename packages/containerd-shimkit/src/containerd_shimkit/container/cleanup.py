@@ -10,7 +10,7 @@ import select
 import signal
 
 from ..errors import InternalError, InvalidArgumentError
-from ..linux.cgroups import CgroupV1
+from ..linux.cgroups import cgroup_from
 from ..linux.mounts import unmount_tree
 from ..linux.pidfd import ProcessIdentity, kill_process, pidfd_open
 from .state import ContainerState, read_state, remove_state
@@ -48,7 +48,7 @@ def remove_traces(state: ContainerState) -> None:
 
     Raises: OSError, InternalError for what does not go; a second call goes on from there.
     """
-    cgroup = CgroupV1.from_paths(state.cgroup_paths) if state.cgroup_paths else None
+    cgroup = cgroup_from(state.cgroup_paths) if state.cgroup_paths else None
     if cgroup is not None:
         cgroup.kill_all()
     if state.mounted_rootfs:

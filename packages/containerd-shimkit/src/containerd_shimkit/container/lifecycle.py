@@ -21,8 +21,7 @@ from ..errors import (
 )
 from ..instance import Encoded, ExitStatus, InstanceConfig, Mount, ProcessInfo
 from ..linux.capabilities import unknown_capabilities
-from ..linux.cgroup_settings import compile_resources
-from ..linux.cgroups import CgroupV1
+from ..linux.cgroups import cgroup_for
 from ..linux.mount_helper import is_helper_type
 from ..linux.mounts import mount_rootfs, mounted_below
 from ..linux.pidfd import identify
@@ -30,7 +29,7 @@ from ..linux.user_namespaces import write_id_maps
 from ..oci.spec import Spec
 from ..shim.reaper import Reaper
 from . import stats
-from .apply import make_cgroup
+from .apply import check_limits, make_cgroup
 from .channel import Channel, FifoLine, Message
 from .executor import Executor
 from .filters import filter_of
@@ -104,9 +103,8 @@ class Container:
         if config.rootfs:
             # containerd mounts what it asks for there, whatever root.path says
             self._plan = replace(self._plan, rootfs=os.path.join(config.bundle, "rootfs"))
-        if spec.linux and spec.linux.resources:
-            compile_resources(spec.linux.resources)  # what cannot be is refused now, and the result kept for the init
-        self._cgroup = CgroupV1.for_path(spec.linux.cgroups_path if spec.linux else "", id)
+        self._cgroup = cgroup_for(spec.linux.cgroups_path if spec.linux else "", id)
+        check_limits(self._cgroup, self._plan.host)
         self._executor = executor
         _warn_of_unknown_capabilities(id, spec)
         self._reaper = reaper
@@ -189,7 +187,7 @@ class Container:
 
     def _claim_cgroup(self) -> None:
         """Make sure that the cgroup is nobody else's: deleting a container ends every process in its cgroup."""
-        claim = next(iter(self._cgroup.paths.values()))
+        claim = self._cgroup.directory
         if any(_overlap(claim, other) for other in _claimed) or self._cgroup.has_processes():
             raise FailedPreconditionError(
                 f"linux.cgroupsPath: the cgroup {claim} of container {self.id!r} belongs to another container or has "
