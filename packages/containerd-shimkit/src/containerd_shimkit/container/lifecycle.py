@@ -28,7 +28,6 @@ from ..linux.pidfd import identify
 from ..linux.user_namespaces import write_id_maps
 from ..oci.spec import Spec
 from ..shim.reaper import Reaper
-from . import stats
 from .apply import check_limits, make_cgroup
 from .channel import Channel, FifoLine, Message
 from .executor import Executor
@@ -183,7 +182,9 @@ class Container:
 
     def stats(self) -> Encoded:
         """The cgroup's figures. Raises: NotFoundError when it is gone."""
-        return stats.read_stats(self._cgroup)
+        from .stats import read_stats  # not for a command that lives for a moment: it loads protobuf
+
+        return read_stats(self._cgroup)
 
     def _claim_cgroup(self) -> None:
         """Make sure that the cgroup is nobody else's: deleting a container ends every process in its cgroup."""

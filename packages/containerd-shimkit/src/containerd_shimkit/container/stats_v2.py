@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final, TypeAlias
 
-from ..linux.cgroup_v2 import UNIFIED
+from ..linux.cgroup_mounts import UNIFIED
 from ..proto import cgroups_v2_pb2 as v2
 from .figures import UINT32_MAX, Figures, pairs_of
 

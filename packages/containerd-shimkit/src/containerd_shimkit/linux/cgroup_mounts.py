@@ -10,7 +10,19 @@ from typing import Final
 
 from .mounts import MountInfo, read_mountinfo
 
-__all__ = ["Hierarchies", "Hierarchy", "find_hierarchies", "own_directory", "own_groups", "read_hierarchies"]
+__all__ = [
+    "UNIFIED",
+    "Hierarchies",
+    "Hierarchy",
+    "find_hierarchies",
+    "own_directory",
+    "own_groups",
+    "read_hierarchies",
+]
+
+UNIFIED: Final = "unified"
+"""The name of the only one of a version 2 group's paths."""
+
 
 _MOUNT_WORDS: Final = frozenset(
     ("rw", "ro", "noprefix", "xattr", "clone_children", "none", "all", "cpuset_v2_mode", "favordynmods")

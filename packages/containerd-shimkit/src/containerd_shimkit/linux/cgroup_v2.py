@@ -26,16 +26,13 @@ from ..oci.resources import DeviceRule, Resources
 from .bpf import load_device_program, replace_device_program
 from .cgroup import Cgroup, FreezerState, checked_path, path_parts
 from .cgroup_files import GONE, make_directory, pids_below, read, steps, write, write_if_there
-from .cgroup_mounts import own_directory, own_groups, read_hierarchies
+from .cgroup_mounts import UNIFIED, own_directory, own_groups, read_hierarchies
 from .cgroup_settings import Setting
 from .cgroup_settings_v2 import compile_unified
 from .device_program import compile_rules
 from .oom import OomWatch, OomWatchV2
 
-__all__ = ["UNIFIED", "CgroupV2"]
-
-UNIFIED: Final = "unified"
-"""The name of the only one of a group's `paths`."""
+__all__ = ["CgroupV2"]
 
 _KILL_SECONDS: Final = 5.0
 

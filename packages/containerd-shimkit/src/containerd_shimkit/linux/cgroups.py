@@ -1,13 +1,16 @@
-"""Chooses the version of control groups that this host has."""
+"""Chooses the version of control groups that this host has.
+
+What is of version 2 alone is loaded only where it is used, for the sake of commands that live for a moment. A shim can
+load nothing any more when it makes containers: `container.closed_world` has loaded it before.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from .cgroup import Cgroup
-from .cgroup_mounts import read_hierarchies
+from .cgroup_mounts import UNIFIED, read_hierarchies
 from .cgroup_v1 import CgroupV1
-from .cgroup_v2 import UNIFIED, CgroupV2
 
 __all__ = ["cgroup_for", "cgroup_from", "cgroup_of"]
 
@@ -20,15 +23,26 @@ def cgroup_for(cgroups_path: str, id: str = "") -> Cgroup:  # noqa: A002
     Raises: InvalidArgumentError, UnimplementedError, naming the field and its value; FailedPreconditionError when this
     host has no control groups.
     """
-    kind = CgroupV2 if read_hierarchies().is_unified else CgroupV1
-    return kind.for_path(cgroups_path, id)
+    if read_hierarchies().is_unified:
+        from .cgroup_v2 import CgroupV2
+
+        return CgroupV2.for_path(cgroups_path, id)
+    return CgroupV1.for_path(cgroups_path, id)
 
 
 def cgroup_from(paths: Mapping[str, str]) -> Cgroup:
     """The group whose `paths` were noted down earlier. Raises: InvalidArgumentError for what cannot be ones."""
-    return CgroupV2.from_paths(paths) if UNIFIED in paths else CgroupV1.from_paths(paths)
+    if UNIFIED in paths:
+        from .cgroup_v2 import CgroupV2
+
+        return CgroupV2.from_paths(paths)
+    return CgroupV1.from_paths(paths)
 
 
 def cgroup_of(paths: Mapping[str, str]) -> Cgroup:
     """The same for `paths` that come from a group of this program: as they are."""
-    return CgroupV2(paths) if UNIFIED in paths else CgroupV1(paths)
+    if UNIFIED in paths:
+        from .cgroup_v2 import CgroupV2
+
+        return CgroupV2(paths)
+    return CgroupV1(paths)

@@ -13,7 +13,7 @@ from typing import Final
 
 from ..errors import InvalidArgumentError
 from ..oci.resources import DeviceRule
-from .ebpf import Exit, Instruction, Jump, Label, Load, Move, Operate, assemble
+from .ebpf import Instruction, Jump, Label, assemble, copy, exit_, keep, load, move, shift_right
 
 __all__ = ["ACCESS", "TYPES", "compile_rules"]
 
@@ -33,19 +33,19 @@ def compile_rules(rules: tuple[DeviceRule, ...]) -> bytes:
 
 
 def _program(rules: tuple[DeviceRule, ...]) -> Iterator[Instruction]:
-    yield Load(_TYPE, _CONTEXT, 0)
-    yield Move(_WANTED, _TYPE, from_register=True)
-    yield Operate("rsh", _WANTED, 16)
-    yield Operate("and", _TYPE, 0xFFFF)
-    yield Load(_MAJOR, _CONTEXT, 4)
-    yield Load(_MINOR, _CONTEXT, 8)
+    yield load(_TYPE, _CONTEXT, 0)
+    yield copy(_WANTED, _TYPE)
+    yield shift_right(_WANTED, 16)
+    yield keep(_TYPE, 0xFFFF)
+    yield load(_MAJOR, _CONTEXT, 4)
+    yield load(_MINOR, _CONTEXT, 8)
     # from the last rule to the first: in the register stays what none has decided over yet
     for index in reversed(range(len(rules))):
         yield from _rule(rules[index], f"devices[{index}]")
         if rules[index] in (DeviceRule(True, access="rwm"), DeviceRule(False), DeviceRule(False, access="rwm")):
             return  # what stands before is never asked
-    yield Move(_RESULT, 0)
-    yield Exit()
+    yield move(_RESULT, 0)
+    yield exit_()
 
 
 def _rule(rule: DeviceRule, field: str) -> Iterator[Instruction]:
@@ -62,10 +62,10 @@ def _rule(rule: DeviceRule, field: str) -> Iterator[Instruction]:
     if rule.allow:
         if not everything:
             is_checked = True
-            yield Operate("and", _WANTED, ~mask & 0xFFFF)
+            yield keep(_WANTED, ~mask & 0xFFFF)
             yield Jump(next_rule, "!=", _WANTED, 0)
-        yield Move(_RESULT, 1)
-        yield Exit()
+        yield move(_RESULT, 1)
+        yield exit_()
     else:
         if not everything:
             is_checked = True
@@ -73,7 +73,7 @@ def _rule(rule: DeviceRule, field: str) -> Iterator[Instruction]:
             yield Jump(denied, "&", _WANTED, mask)
             yield Jump(next_rule)
             yield Label(denied)
-        yield Move(_RESULT, 0)
-        yield Exit()
+        yield move(_RESULT, 0)
+        yield exit_()
     if is_checked:
         yield Label(next_rule)

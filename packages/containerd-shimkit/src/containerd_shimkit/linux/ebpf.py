@@ -6,49 +6,22 @@ Source: kernel, Documentation/bpf/standardization/instruction-set.rst; include/u
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-__all__ = ["Exit", "Instruction", "Jump", "Label", "Load", "Move", "Operate", "assemble"]
+__all__ = ["Instruction", "Jump", "Label", "assemble", "copy", "exit_", "keep", "load", "move", "shift_right"]
 
-_ALU64: Final = 0x07
-_ALU32: Final = 0x04
-_JMP32: Final = 0x06
-_JMP: Final = 0x05
-_LDX_W: Final = 0x61  # a 32-bit word of memory
-_FROM_REGISTER: Final = 0x08
+_ALU64_MOVE: Final = 0xB7
+_ALU64_COPY: Final = 0xBF
+_ALU32_AND: Final = 0x54
+_ALU32_SHIFT: Final = 0x74  # without regard to a sign
+_LOAD_WORD: Final = 0x61
+_JUMP: Final = 0x05
+_JUMP32: Final = {"==": 0x16, "!=": 0x56, "&": 0x46}
 _EXIT: Final = 0x95
-_OPERATIONS: Final = {"and": 0x50, "rsh": 0x70}
-_CONDITIONS: Final = {"==": 0x10, "!=": 0x50, "&": 0x40}
 _REACH: Final = 1 << 15  # a jump's offset has 16 bits, with its sign
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """Put *value* into a register, 0 to 9: a number, or another register."""
-
-    register: int
-    value: int
-    from_register: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """Put the 32-bit word at *offset* behind the address in register *base* into a register."""
-
-    register: int
-    base: int
-    offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class Operate:
-    """Change the lower 32 bits of a register by a number: `and`, `rsh`; the upper ones become 0."""
-
-    operation: str
-    register: int
-    value: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +41,38 @@ class Label:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+Instruction: TypeAlias = bytes | Jump | Label
+"""Eight bytes as the kernel takes them, or what becomes clear only when the whole program is there."""
+
+
+def move(register: int, value: int) -> bytes:
+    """Put a number into a register, 0 to 9."""
+    return _encode(_ALU64_MOVE, register, immediate=value)
+
+
+def copy(register: int, source: int) -> bytes:
+    """Put what is in the register *source* into another."""
+    return _encode(_ALU64_COPY, register, source)
+
+
+def load(register: int, base: int, offset: int) -> bytes:
+    """Put the 32-bit word at *offset* behind the address in register *base* into a register."""
+    return _encode(_LOAD_WORD, register, base, offset)
+
+
+def keep(register: int, mask: int) -> bytes:
+    """Leave in a register the bits of *mask*, of which there may be 32."""
+    return _encode(_ALU32_AND, register, immediate=mask)
+
+
+def shift_right(register: int, bits: int) -> bytes:
+    """Move the lower 32 bits of a register down; the upper ones become 0."""
+    return _encode(_ALU32_SHIFT, register, immediate=bits)
+
+
+def exit_() -> bytes:
     """End the program; register 0 is its result."""
-
-
-Instruction: TypeAlias = Move | Load | Operate | Jump | Label | Exit
+    return _encode(_EXIT, 0)
 
 
 def assemble(program: Sequence[Instruction]) -> bytes:
@@ -90,31 +89,17 @@ def assemble(program: Sequence[Instruction]) -> bytes:
             count += 1
     code: list[bytes] = []
     for each in program:
-        match each:
-            case Move(register, value, True):
-                code.append(_encode(_ALU64 | 0xB0 | _FROM_REGISTER, register, source=value))
-            case Move(register, value):
-                code.append(_encode(_ALU64 | 0xB0, register, immediate=value))
-            case Load(register, base, offset):
-                code.append(_encode(_LDX_W, register, source=base, offset=offset))
-            case Operate(operation, register, value):
-                code.append(_encode(_ALU32 | _OPERATIONS[operation], register, immediate=value))
-            case Jump(label, condition, register, value):
-                offset = places.get(label, -1) - len(code) - 1
-                if not 0 <= offset < _REACH:
-                    raise ValueError(f"no jump leads from instruction {len(code)} to {label!r}")
-                kind = _JMP32 | _CONDITIONS[condition] if condition else _JMP
-                code.append(_encode(kind, register, offset=offset, immediate=value))
-            case Exit():
-                code.append(_encode(_EXIT, 0))
-            case Label():
-                pass
+        if isinstance(each, bytes):
+            code.append(each)
+        elif isinstance(each, Jump):
+            offset = places.get(each.label, -1) - len(code) - 1
+            if not 0 <= offset < _REACH:
+                raise ValueError(f"no jump leads from instruction {len(code)} to {each.label!r}")
+            opcode = _JUMP32[each.condition] if each.condition else _JUMP
+            code.append(_encode(opcode, each.register, offset=offset, immediate=each.value))
     return b"".join(code)
 
 
-def _encode(opcode: int, target: int, *, source: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
-    registers = source << 4 | target if _LITTLE else target << 4 | source
+def _encode(opcode: int, target: int, source: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
+    registers = source << 4 | target if sys.byteorder == "little" else target << 4 | source
     return struct.pack("=BBhI", opcode, registers, offset, immediate & 0xFFFFFFFF)
-
-
-_LITTLE: Final = struct.pack("=H", 1) == b"\1\0"
