@@ -17,7 +17,6 @@ from .cgroup_settings import Setting
 __all__ = [
     "GONE",
     "OpenFiles",
-    "has_word",
     "make_directory",
     "pids_below",
     "read",
@@ -208,16 +207,6 @@ def read_table(path: str) -> dict[str, int]:
     """A file of lines of a name and a number; what is no number is left out. Raises: OSError."""
     pairs = (line.split(" ", 1) for line in read(path).splitlines() if " " in line)
     return {key: int(value) for key, value in pairs if value.strip().isdigit()}
-
-
-def has_word(path: str, word: str) -> bool:
-    """Whether *word* is one of a file's words; not when there is no such file. Raises: OSError."""
-    try:
-        return word in read(path).split()
-    except OSError as error:
-        if error.errno in GONE:
-            return False
-        raise
 
 
 def write(path: str, value: str) -> None:
