@@ -17,7 +17,7 @@ from containerd_shimkit.errors import (
     NotFoundError,
     UnimplementedError,
 )
-from containerd_shimkit.linux import cgroup, cgroup_v1
+from containerd_shimkit.linux import cgroup, cgroup_v1, mounts
 from containerd_shimkit.linux.cgroup import FreezerState
 from containerd_shimkit.linux.cgroup_mounts import find_hierarchies
 from containerd_shimkit.linux.cgroup_v1 import CgroupV1
@@ -534,6 +534,15 @@ def test_the_rest_of_the_limits_are_the_kernels_own_afterwards(group: CgroupV1) 
 
 
 @pytest.mark.root
+def test_a_device_that_there_is_not_is_named(group: CgroupV1) -> None:
+    group.create()
+    with pytest.raises(
+        InvalidArgumentError, match=r"Device\[0\] is '4095:9 1', which the kernel refuses: No such device"
+    ):
+        group.apply(Resources(block_io=BlockIo(throttle_read_bps_device=(DeviceRate(4095, 9, 1),))))
+
+
+@pytest.mark.root
 def test_the_weight_goes_to_the_scheduler_that_there_is(group: CgroupV1) -> None:
     group.create()
     there = [name for name in ("blkio.weight", "blkio.bfq.weight") if Path(group.paths["blkio"], name).exists()]
@@ -659,3 +668,97 @@ def test_groups_as_deep_as_a_guest_can_make_them_are_seen_killed_and_removed(gro
     os.waitpid(pid, 0)
     only.remove()
     assert not os.path.exists(only.directory)
+
+
+def _hierarchy_of(controller: str) -> int:
+    """The number of the version 1 hierarchy that has the controller; 0 for none."""
+    for line in Path("/proc/cgroups").read_text().splitlines()[1:]:
+        name, number, *_ = line.split()
+        if name == controller:
+            return int(number)
+    pytest.skip(f"this kernel has no {controller} controller")
+
+
+@pytest.fixture
+def borrowed(tmp_path: Path, in_namespaces: InChild) -> Iterator[Callable[[str, Callable[[CgroupV1], None]], None]]:
+    """Does something with a group of controllers that this host has in no version 1 hierarchy, and gives them back."""
+    used: list[str] = []
+
+    busy = tmp_path.with_name(f"{tmp_path.name}-busy")
+
+    def mount(controllers: str, work: Callable[[], None]) -> None:
+        def inside() -> None:
+            try:
+                mounts.mount("none", str(tmp_path), "cgroup", 0, controllers)
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                busy.touch()  # a version 2 group has it, or had it a moment ago
+                return
+            try:
+                work()
+            finally:
+                mounts.umount(str(tmp_path))
+
+        in_namespaces(inside)
+
+    def borrow(controllers: str, work: Callable[[CgroupV1], None]) -> None:
+        if any(map(_hierarchy_of, controllers.split(","))):
+            pytest.skip(f"this host uses {controllers} in a version 1 hierarchy")
+        used.append(controllers)
+
+        def with_group() -> None:
+            group = CgroupV1(dict.fromkeys(controllers.split(","), f"{tmp_path}/group"))
+            group.create()
+            try:
+                work(group)
+            finally:
+                group.remove()
+
+        mount(controllers, with_group)
+        if busy.exists():
+            pytest.skip(f"{controllers} is in use by a version 2 group")
+
+    yield borrow
+    for controllers in used:
+        # a hierarchy outlives its mount while a group of it does, which takes the kernel a moment; the next one ends it
+        for _ in range(200):
+            if not any(map(_hierarchy_of, controllers.split(","))):
+                break
+            time.sleep(0.02)
+            mount(controllers, lambda: None)
+
+
+@pytest.mark.root
+def test_classes_and_priorities_of_packets_are_the_kernels_own_afterwards(
+    borrowed: Callable[[str, Callable[[CgroupV1], None]], None],
+) -> None:
+    def work(group: CgroupV1) -> None:
+        group.apply(Resources(network=Network(0x100001, (("lo", 500),))))
+        assert value(group, "net_cls", "net_cls.classid") == str(0x100001)
+        assert "lo 500" in value(group, "net_prio", "net_prio.ifpriomap").splitlines()
+        with pytest.raises(
+            InvalidArgumentError, match=r"network.priorities\[0\] is 'nosuch0 1', which the kernel refuses"
+        ):
+            group.apply(Resources(network=Network(priorities=(("nosuch0", 1),))))
+
+    borrowed("net_cls,net_prio", work)
+
+
+@pytest.mark.root
+def test_huge_pages_are_limited_used_and_reserved(
+    borrowed: Callable[[str, Callable[[CgroupV1], None]], None],
+) -> None:
+    def work(group: CgroupV1) -> None:
+        sizes = {name.split(".")[1] for name in os.listdir(group.directory) if name.endswith(".rsvd.limit_in_bytes")}
+        assert sizes
+        for size in sizes:
+            group.apply(Resources(hugepage_limits=(HugepageLimit(size, 1 << 30),)))
+            for kind in ("", "rsvd."):
+                assert value(group, "hugetlb", f"hugetlb.{size}.{kind}limit_in_bytes") == str(1 << 30)
+        with pytest.raises(
+            FailedPreconditionError, match=r"hugepageLimits\[0\] is '1', but this kernel has no hugetlb.3M"
+        ):
+            group.apply(Resources(hugepage_limits=(HugepageLimit("3MB", 1),)))
+
+    borrowed("hugetlb", work)

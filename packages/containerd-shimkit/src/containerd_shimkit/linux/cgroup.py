@@ -213,9 +213,9 @@ class Cgroup(ABC):
                 waiting = [setting for setting, _ in refused]
 
     def _refusal(self, setting: Setting, error: OSError, written: Sequence[str]) -> ShimError:
-        if error.errno in GONE:
+        if error.errno == errno.ENOENT or not os.path.isdir(self._directory_of(setting.controller) or ""):
             refusal = self._why_missing(setting)
-        else:
+        else:  # ENODEV among them, for a device that there is not
             text = f"{_what(setting)}, which the kernel refuses: {_reason(error)} ({self._place(setting)})"
             refusal = _KINDS.get(error.errno or 0, InvalidArgumentError)(text)
         if written:

@@ -66,7 +66,7 @@ class OpenFiles:
         if descriptor is None:
             directory = self._directory_of(controller)
             if directory is None:
-                raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
             descriptor = self._open[file] = os.open(f"{directory}/{file}", os.O_WRONLY | os.O_CLOEXEC)
         os.write(descriptor, value.encode())
 
