@@ -721,12 +721,12 @@ def borrowed(tmp_path: Path, in_namespaces: InChild) -> Iterator[Callable[[str, 
 
     yield borrow
     for controllers in used:
-        # a hierarchy outlives its mount while a group of it does, which takes the kernel a moment; the next one ends it
-        for _ in range(200):
-            if not any(map(_hierarchy_of, controllers.split(","))):
-                break
-            time.sleep(0.02)
+        # a hierarchy outlives its mount while a group of it does, which takes the kernel a moment; another mount ends it
+        until = time.monotonic() + 10
+        while any(map(_hierarchy_of, controllers.split(","))) and time.monotonic() < until:
+            time.sleep(0.3)
             mount(controllers, lambda: None)
+            time.sleep(0.3)
 
 
 @pytest.mark.root
