@@ -2,13 +2,19 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from containerd_shimkit.container.figures import Figures
 from containerd_shimkit.container.stats import read_stats
 from containerd_shimkit.errors import NotFoundError
+from containerd_shimkit.linux.cgroup_files import make_directory
+from containerd_shimkit.linux.cgroup_mounts import read_hierarchies
 from containerd_shimkit.linux.cgroup_v2 import CgroupV2
+from containerd_shimkit.oci.resources import Memory, Pids, Resources
 from containerd_shimkit.proto import cgroups_v2_pb2 as v2
 
 MOST = (1 << 64) - 1
@@ -102,3 +108,60 @@ def test_only_a_removal_counts_as_gone(
     monkeypatch.setattr(Figures, "text", fails)
     with pytest.raises(kind):
         read_stats(figures)
+
+
+@pytest.fixture
+def group() -> Iterator[CgroupV2]:
+    if read_hierarchies().v2 is None:
+        pytest.skip("this host has no cgroup version 2 hierarchy")
+    made = CgroupV2.for_path(f"/shimkit-test-stats-{os.getpid()}")
+    make_directory(made.directory)
+    yield made
+    made.kill_all()
+    made.remove()
+
+
+def run_busily(group: CgroupV2) -> int:
+    """A process in the group that has used 30 ms and 4 MiB, and waits."""
+    ready, is_ready = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            group.join()
+            kept = bytearray(os.urandom(1 << 22))
+            until = time.process_time() + 0.03
+            while time.process_time() < until:
+                pass
+            os.write(is_ready, b"x")
+            signal.pause()
+            del kept
+        finally:
+            os._exit(1)
+    os.close(is_ready)
+    assert os.read(ready, 1) == b"x"
+    os.close(ready)
+    return pid
+
+
+@pytest.mark.root
+def test_the_kernels_own_figures_are_read(group: CgroupV2) -> None:
+    has_controllers = read_hierarchies().is_unified
+    if has_controllers:
+        group.create()
+        group.apply(Resources(memory=Memory(limit=1 << 26, swap=1 << 26), pids=Pids(9)))
+    pid = run_busily(group)
+    found = metrics_of(group)
+    assert found.cpu.usage_usec > 10_000  # which is counted without a controller
+    assert found.HasField("memory") == found.HasField("pids") == has_controllers
+    if has_controllers:
+        assert (found.pids.current, found.pids.limit) == (1, 9)
+        assert (found.memory.usage_limit, found.memory.swap_limit) == (1 << 26, 0)
+        assert 1 << 22 <= found.memory.usage < 1 << 26
+        assert found.memory.anon >= 1 << 21
+        assert found.memory.pgfault > 0
+        assert found.memory_events.oom_kill == 0
+    group.kill_all()
+    os.waitpid(pid, 0)
+    group.remove()
+    with pytest.raises(NotFoundError):
+        read_stats(group)
