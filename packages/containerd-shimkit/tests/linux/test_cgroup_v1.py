@@ -414,7 +414,9 @@ def test_a_frozen_group_stands_still_until_it_is_thawed(group: CgroupV1) -> None
     assert group.freezer_state() is FreezerState.THAWED
     assert not stopped(pid)
     group.freeze()
-    group.kill_all()
+    os.kill(pid, signal.SIGKILL)
+    assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+    group.let_killed_end()
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
 
 
@@ -721,7 +723,7 @@ def borrowed(tmp_path: Path, in_namespaces: InChild) -> Iterator[Callable[[str, 
 
     yield borrow
     for controllers in used:
-        # a hierarchy outlives its mount while a group of it does, which takes the kernel a moment; another mount ends it
+        # a hierarchy outlives its mount while a group of it does, for a moment; another mount ends it
         until = time.monotonic() + 10
         while any(map(_hierarchy_of, controllers.split(","))) and time.monotonic() < until:
             time.sleep(0.3)

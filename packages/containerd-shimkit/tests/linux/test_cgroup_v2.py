@@ -457,7 +457,8 @@ def test_a_frozen_group_stands_still_until_it_is_thawed(group: CgroupV2) -> None
     assert group.freezer_state() is FreezerState.THAWED
     assert not stands_still(pid)
     group.freeze()
-    group.kill_all()
+    os.kill(pid, signal.SIGKILL)
+    group.let_killed_end()
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
 
 

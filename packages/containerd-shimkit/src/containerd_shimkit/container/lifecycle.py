@@ -159,6 +159,8 @@ class Container:
             raise NotFoundError(f"container {self.id!r} has ended: there is no process to send signal {signal} to")
         if all_processes:
             self._cgroup.signal_all(signal, but=self.pid)
+        if signal == signals.SIGKILL:
+            self._cgroup.let_killed_end()
 
     async def delete(self) -> None:
         """End what is left and remove every trace. Raises: ShimError for what would not go; may be called again."""
@@ -386,7 +388,8 @@ class Container:
 
     async def _end_init(self) -> None:
         if self.pid:
-            self._reaper.kill(self.pid, signals.SIGKILL)
+            if self._reaper.kill(self.pid, signals.SIGKILL):
+                self._cgroup.let_killed_end()
             await asyncio.shield(self.exited)
 
     async def _undo(self) -> None:

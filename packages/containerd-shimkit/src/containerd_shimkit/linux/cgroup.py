@@ -135,6 +135,10 @@ class Cgroup(ABC):
         """
 
     @abstractmethod
+    def let_killed_end(self) -> None:
+        """Let processes end that have got SIGKILL while they were frozen. Raises: OSError."""
+
+    @abstractmethod
     def freeze(self, timeout: float = 10.0) -> None:
         """Stop every process of the group and of those below it, and wait until all have.
 

@@ -96,12 +96,15 @@ class CgroupV1(Cgroup):
     def kill_all(self, signal: int = SIGKILL) -> None:
         if not self.signal_all(signal) or signal != SIGKILL:
             return
-        if "freezer" in self.paths:
-            write_if_there(f"{self.paths['freezer']}/freezer.state", "THAWED")  # the frozen cannot die
+        self.let_killed_end()
         for _ in steps(_KILL_SECONDS):
             if not self.signal_all(signal):
                 return
         raise self._left_over(_KILL_SECONDS)
+
+    def let_killed_end(self) -> None:
+        if "freezer" in self.paths:
+            write_if_there(f"{self.paths['freezer']}/freezer.state", "THAWED")  # the frozen cannot die
 
     def freeze(self, timeout: float = 10.0) -> None:
         if self._set_freezer("FROZEN", FreezerState.FROZEN, timeout):

@@ -151,6 +151,9 @@ class CgroupV2(Cgroup):
         if not is_empty:
             raise self._left_over(_KILL_SECONDS)
 
+    def let_killed_end(self) -> None:
+        """Here the frozen can die."""
+
     def freeze(self, timeout: float = 10.0) -> None:
         self._write_freezer("1")
         if not self._wait_for("frozen 1", timeout):
