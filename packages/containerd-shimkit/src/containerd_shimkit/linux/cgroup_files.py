@@ -53,22 +53,26 @@ class OpenFiles:
 
     def write(self, setting: Setting) -> None:
         """Write the setting. Raises: OSError."""
-        try:
-            self._write(setting.controller, setting.file, setting.value)
-        except FileNotFoundError:
-            if setting.instead is not None:
-                self._write(setting.controller, *setting.instead)
-            elif not setting.may_lack:
-                raise
-
-    def _write(self, controller: str, file: str, value: str) -> None:
-        descriptor = self._open.get(file)
+        descriptor, value = self._open.get(setting.file), setting.value
         if descriptor is None:
+            try:
+                descriptor = self._opened(setting.controller, setting.file)
+            except FileNotFoundError:
+                if setting.instead is None:
+                    if setting.may_lack:
+                        return
+                    raise
+                file, value = setting.instead
+                descriptor = self._opened(setting.controller, file)
+        os.write(descriptor, value.encode())
+
+    def _opened(self, controller: str, file: str) -> int:
+        if file not in self._open:
             directory = self._directory_of(controller)
             if directory is None:
                 raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-            descriptor = self._open[file] = os.open(f"{directory}/{file}", os.O_WRONLY | os.O_CLOEXEC)
-        os.write(descriptor, value.encode())
+            self._open[file] = os.open(f"{directory}/{file}", os.O_WRONLY | os.O_CLOEXEC)
+        return self._open[file]
 
 
 def make_directory(path: str) -> None:
