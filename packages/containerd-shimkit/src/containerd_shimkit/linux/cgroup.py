@@ -197,23 +197,25 @@ class Cgroup(ABC):
         """The error for a setting whose controller or file is not there."""
 
     def _write_all(self, settings: Iterable[Setting], *, changes: bool = False) -> None:
-        waiting, written = list(settings), list[str]()
+        waiting: Sequence[Setting] = tuple(settings)
+        written: list[str] = []
         with OpenFiles(self._directory_of) as files:
             while waiting:
                 refused: list[tuple[Setting, OSError]] = []
                 for setting in waiting:
                     try:
                         files.write(setting)
-                        written.append(setting.field)
+                        if changes:
+                            written.append(setting.field)
                     except OSError as error:
                         refused.append((setting, error))
                         # one limit may have to be changed before another: memory's and that of memory and swap, the
                         # quota and its burst. Device rules keep their order
                         if error.errno not in _ORDER or setting.controller == "devices":
-                            raise self._refusal(setting, error, written if changes else ()) from error
+                            raise self._refusal(setting, error, written) from error
                 if len(refused) == len(waiting):
                     setting, first = refused[0]
-                    raise self._refusal(setting, first, written if changes else ()) from first
+                    raise self._refusal(setting, first, written) from first
                 waiting = [setting for setting, _ in refused]
 
     def _refusal(self, setting: Setting, error: OSError, written: Sequence[str]) -> ShimError:

@@ -63,16 +63,15 @@ class OpenFiles:
                         return
                     raise
                 file, value = setting.instead
-                descriptor = self._opened(setting.controller, file)
+                descriptor = self._open.get(file) or self._opened(setting.controller, file)
         os.write(descriptor, value.encode())
 
     def _opened(self, controller: str, file: str) -> int:
-        if file not in self._open:
-            directory = self._directory_of(controller)
-            if directory is None:
-                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-            self._open[file] = os.open(f"{directory}/{file}", os.O_WRONLY | os.O_CLOEXEC)
-        return self._open[file]
+        directory = self._directory_of(controller)
+        if directory is None:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        descriptor = self._open[file] = os.open(f"{directory}/{file}", os.O_WRONLY | os.O_CLOEXEC)
+        return descriptor
 
 
 def make_directory(path: str) -> None:
