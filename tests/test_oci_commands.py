@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from containerd_shimkit.linux.cgroups import cgroup_from
 from harness.containerd import Containerd
 from harness.leftovers import Leftovers, Scope, assert_clean
 from harness.oci import PROGRAM, Bundle, lay_out
@@ -172,6 +173,20 @@ def test_deleting_by_force_ends_what_runs_and_minds_nothing_missing(bundle: Bund
     bundle.call("delete", "--force", id)
     created = bundle.create()
     bundle.call("delete", created)
+
+
+@pytest.mark.parametrize("how", [("kill", "KILL"), ("delete", "--force")])
+def test_a_frozen_container_can_be_killed(bundle: Bundle, how: tuple[str, str]) -> None:
+    id = bundle.create()  # noqa: A001
+    bundle.call("start", id)
+    record = json.loads((bundle.root / id / "shim-state.json").read_text())
+    cgroup_from(record["cgroup_paths"]).freeze()
+    word, option = how
+    bundle.call(*((word, id, option) if word == "kill" else (word, option, id)))
+    if word == "kill":
+        wait_for(lambda: bundle.state(id)["status"] == "stopped")
+    else:
+        bundle.ids.clear()
 
 
 def test_an_id_is_taken_once_whoever_comes_first(bundle: Bundle) -> None:

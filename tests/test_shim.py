@@ -40,6 +40,7 @@ from containerd_shimkit import (
     UnavailableError,
     UnimplementedError,
 )
+from containerd_shimkit.linux.cgroups import cgroup_for
 from containerd_shimkit.oci.defaults import default_spec
 from containerd_shimkit.proto import runtime_options_pb2
 from containerd_shimkit.ttrpc.aio.client import Client
@@ -892,6 +893,20 @@ def test_a_cgroup_with_strangers_in_it_is_refused_and_they_live_on(play: Play) -
         with pytest.raises(FailedPreconditionError, match="belongs to another container"):
             await pod.container(SLEEP, _sleep_files(), change=inside).create()
         assert (await first.call("State")).status == 1
+
+    play(scenario)
+
+
+def test_a_frozen_task_can_be_killed_and_removed(play: Play) -> None:
+    async def scenario(pod: Pod) -> None:
+        path = f"/{pod.namespace}/frozen"
+        container = pod.container(SLEEP, _sleep_files(), change=_set("linux.cgroupsPath", path))
+        await container.create()
+        await container.start()
+        cgroup_for(path).freeze()
+        await container.call("Kill", signal=signal.SIGKILL)
+        assert await container.wait() == 137
+        await container.delete()
 
     play(scenario)
 

@@ -17,7 +17,7 @@ from containerd_shimkit.container.plan import plan_container
 from containerd_shimkit.container.site import Site
 from containerd_shimkit.container.steps import Step, steps_of
 from containerd_shimkit.linux import mounts, namespaces
-from containerd_shimkit.linux.cgroups import CgroupV1
+from containerd_shimkit.linux.cgroup_v1 import CgroupV1
 from containerd_shimkit.linux.mounts import MountInfo
 from containerd_shimkit.oci import mount_options as ms
 from containerd_shimkit.oci.defaults import default_spec

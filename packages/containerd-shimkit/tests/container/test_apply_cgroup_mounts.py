@@ -12,7 +12,7 @@ import pytest
 from containerd_shimkit import FailedPreconditionError
 from containerd_shimkit.container.apply_cgroup_mounts import controllers_by_directory
 from containerd_shimkit.linux import mounts, namespaces
-from containerd_shimkit.linux.cgroups import CgroupV1
+from containerd_shimkit.linux.cgroup_v1 import CgroupV1
 from containerd_shimkit.linux.mounts import MountInfo, read_mountinfo
 
 from .conftest import Host, OnHost

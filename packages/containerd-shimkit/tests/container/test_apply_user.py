@@ -10,7 +10,7 @@ import pytest
 from containerd_shimkit.container import apply_user as module
 from containerd_shimkit.container.channel import Channel
 from containerd_shimkit.container.site import Site
-from containerd_shimkit.linux.cgroups import CgroupV1
+from containerd_shimkit.linux.cgroup_v1 import CgroupV1
 
 pytestmark = pytest.mark.root
 

@@ -9,6 +9,7 @@ CURE = "import it at the top of your module, or in Engine.warm()"
 CODE = """
 import sys, os
 from containerd_shimkit.container.closed_world import close_imports, pin_libraries
+import containerd_shimkit.linux.cgroups
 pin_libraries()
 close_imports()
 sys.path.insert(0, {directory!r})
@@ -21,6 +22,8 @@ try:
 except ZeroDivisionError:
     import traceback
     print(traceback.format_exc().splitlines()[-1])
+from containerd_shimkit.linux.cgroups import cgroup_from
+print(cgroup_from({{"unified": "/sys/fs/cgroup/a/b"}}).version)
 print("caf\\u00e9".encode("latin-1"), "x".encode("idna"))
 import marshal
 """
@@ -36,5 +39,6 @@ def test_after_closing_a_file_can_no_longer_become_code(tmp_path: object) -> Non
     assert done.stdout.splitlines() == [
         f"imports are closed in a shim, so evil cannot be imported now: {CURE}",
         "ZeroDivisionError: division by zero",
+        "2",
         "b'caf\\xe9' b'x'",
     ]

@@ -18,7 +18,7 @@ from containerd_shimkit.container.forker import Forker
 from containerd_shimkit.container.init import InitTask
 from containerd_shimkit.container.plan import plan_container
 from containerd_shimkit.container.steps import steps_of
-from containerd_shimkit.linux.cgroups import CgroupV1
+from containerd_shimkit.linux.cgroup_v1 import CgroupV1
 from containerd_shimkit.oci.defaults import default_spec
 from containerd_shimkit.oci.spec import parse_spec
 from containerd_shimkit.shim.reaper import Reaper

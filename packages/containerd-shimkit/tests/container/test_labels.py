@@ -14,7 +14,7 @@ from containerd_shimkit.container.plan import Plan, plan_container
 from containerd_shimkit.container.plan_labels import labelled_mounts
 from containerd_shimkit.container.site import Site
 from containerd_shimkit.linux import labels, process
-from containerd_shimkit.linux.cgroups import CgroupV1
+from containerd_shimkit.linux.cgroup_v1 import CgroupV1
 from containerd_shimkit.linux.labels import LabelFile
 from containerd_shimkit.oci.defaults import default_spec
 from containerd_shimkit.oci.spec import Spec, parse_spec

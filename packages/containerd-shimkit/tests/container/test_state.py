@@ -23,6 +23,7 @@ def test_a_state_is_read_as_it_was_written(tmp_path: Path) -> None:
     for state in (
         ContainerState("c1"),
         ContainerState("c1", identify(os.getpid()), "/run/x/rootfs", {"pids": "/sys/fs/cgroup/pids/a/b"}),
+        ContainerState("c1", None, "", {"unified": "/sys/fs/cgroup/a/b"}),
     ):
         write_state(bundle, state)
         assert read_state(bundle) == state

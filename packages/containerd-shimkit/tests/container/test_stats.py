@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from containerd_shimkit.container import stats
+from containerd_shimkit.container.figures import Figures
 from containerd_shimkit.container.stats import read_stats
 from containerd_shimkit.errors import NotFoundError
-from containerd_shimkit.linux.cgroups import CgroupV1, find_hierarchies
+from containerd_shimkit.linux.cgroup_mounts import find_hierarchies
+from containerd_shimkit.linux.cgroup_v1 import CgroupV1
 from containerd_shimkit.linux.mounts import read_mountinfo
 from containerd_shimkit.oci.resources import Memory, Pids, Resources
 from containerd_shimkit.proto import cgroups_v1_pb2 as v1
@@ -71,10 +72,11 @@ def test_every_figure_comes_where_its_reader_looks(figures: CgroupV1) -> None:
     assert (memory.total_pg_fault, memory.total_pg_maj_fault) == (10, 11)
     assert memory.usage == v1.MemoryEntry(usage=100, limit=200, max=150, failcnt=5)
     assert found.memory_oom_control == v1.MemoryOomControl(oom_kill_disable=1, oom_kill=6)
-    assert list(found.blkio.io_service_bytes_recursive) == [
-        v1.BlkIOEntry(op="Read", major=8, minor=0, value=4096),
-        v1.BlkIOEntry(op="Write", major=8, minor=0, value=0),
-        v1.BlkIOEntry(op="Read", major=253, minor=16, value=7),
+    entries = found.blkio.io_service_bytes_recursive
+    assert [(each.op, each.major, each.minor, each.value) for each in entries] == [
+        ("Read", 8, 0, 4096),
+        ("Write", 8, 0, 0),
+        ("Read", 253, 16, 7),
     ]
     assert list(found.hugetlb) == [v1.HugetlbStat(pagesize="2MB", usage=2097152, max=4194304, failcnt=9)]
     assert list(found.rdma.current) == [v1.RdmaEntry(device="mlx4_0", hca_handles=2, hca_objects=2000)]
@@ -90,6 +92,39 @@ def test_what_callers_read_through_is_there_whatever_the_host_lacks(figures: Cgr
     assert all(only_memory.memory.HasField(entry) for entry in ("usage", "swap", "kernel", "kernel_tcp"))
 
 
+def test_a_figure_that_the_kernel_does_not_keep_is_left_out(figures: CgroupV1) -> None:
+    for path in figures.paths.values():
+        for name in os.listdir(path):
+            os.unlink(f"{path}/{name}")
+    found = metrics_of(figures)
+    assert found.cpu.HasField("usage")
+    assert found.memory.usage == v1.MemoryEntry()
+    assert (list(found.hugetlb), list(found.rdma.limit), list(found.blkio.io_serviced_recursive)) == ([], [], [])
+
+
+def test_the_schedulers_own_figures_stand_in_for_what_throttling_does_not_count(figures: CgroupV1) -> None:
+    blkio = Path(figures.paths["blkio"])
+    (blkio / "blkio.bfq.io_serviced_recursive").write_text("8:0 Read 3\nTotal 3\n")
+    (blkio / "blkio.bfq.time_recursive").write_text("8:0 77\n")
+    (blkio / "blkio.io_queued_recursive").write_text("8:0 Sync 2\nTotal 2\n")
+    (blkio / "blkio.sectors_recursive").write_text("7:999999 5\n")
+    found = metrics_of(figures).blkio
+    assert [(each.op, each.value) for each in found.io_serviced_recursive] == [("Read", 3)]
+    assert [(each.op, each.value) for each in found.io_time_recursive] == [("", 77)]
+    assert [(each.op, each.value) for each in found.io_queued_recursive] == [("Sync", 2)]
+    assert list(found.sectors_recursive) == [v1.BlkIOEntry(major=7, minor=999999, value=5)], "a device that has gone"
+
+
+def test_a_block_device_is_named(figures: CgroupV1) -> None:
+    numbers = os.listdir("/sys/dev/block")
+    if not numbers:
+        pytest.skip("this machine has no block devices")
+    name = os.path.basename(os.readlink(f"/sys/dev/block/{numbers[0]}"))
+    Path(figures.paths["blkio"], "blkio.throttle.io_serviced_recursive").write_text(f"{numbers[0]} Read 1\n")
+    (found,) = metrics_of(figures).blkio.io_serviced_recursive
+    assert found.device == f"/dev/{name}"
+
+
 def test_a_group_that_is_gone_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=f"the container's cgroup is gone: {tmp_path}/none"):
         read_stats(CgroupV1({"pids": f"{tmp_path}/none", "cpu": f"{tmp_path}/none"}))
@@ -99,17 +134,17 @@ def test_a_group_that_is_gone_is_not_found(tmp_path: Path) -> None:
 def test_only_a_removal_counts_as_gone(
     figures: CgroupV1, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception]
 ) -> None:
-    def fails(path: str) -> str:
-        raise OSError(number, os.strerror(number), path)
+    def fails(figures: Figures, name: str) -> str:
+        raise OSError(number, os.strerror(number), name)
 
-    monkeypatch.setattr(stats, "_read", fails)
+    monkeypatch.setattr(Figures, "text", fails)
     with pytest.raises(kind):
         read_stats(figures)
 
 
 @pytest.fixture
 def group() -> Iterator[CgroupV1]:
-    if not find_hierarchies(read_mountinfo()):
+    if not find_hierarchies(read_mountinfo()).v1:
         pytest.skip("this host has no cgroup version 1 hierarchies")
     made = CgroupV1.for_path(f"/shimkit-test-stats-{os.getpid()}")
     made.create()

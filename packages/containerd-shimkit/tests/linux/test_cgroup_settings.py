@@ -1,9 +1,21 @@
 from __future__ import annotations
 
 import pytest
-from containerd_shimkit.errors import InvalidArgumentError, UnimplementedError
+from containerd_shimkit.errors import FailedPreconditionError, InvalidArgumentError
 from containerd_shimkit.linux.cgroup_settings import Setting, compile_resources
-from containerd_shimkit.oci.resources import Cpu, DeviceRule, Memory, Pids, Resources
+from containerd_shimkit.oci.resources import (
+    BlockIo,
+    Cpu,
+    DeviceRate,
+    DeviceRule,
+    DeviceWeight,
+    HugepageLimit,
+    Memory,
+    Network,
+    Pids,
+    RdmaLimit,
+    Resources,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +38,15 @@ def writes(resources: Resources) -> list[str]:
     ],
 )
 def test_a_device_rule_becomes_what_the_kernel_understands_by_it(rule: DeviceRule, expected: list[str]) -> None:
-    assert writes(Resources(devices=(rule,))) == expected
+    first = DeviceRule(False, access="rwm")
+    assert writes(Resources(devices=(first, rule))) == ["devices.deny=a *:* rwm", *expected]
+
+
+def test_rules_that_begin_with_neither_all_nor_nothing_begin_with_nothing() -> None:
+    """A group starts with what the one above allows, and one that is updated with what was asked for before."""
+    only = DeviceRule(True, "c", 1, 3, "rw")
+    assert writes(Resources(devices=(only,))) == ["devices.deny=a *:* rwm", "devices.allow=c 1:3 rw"]
+    assert writes(Resources(devices=(DeviceRule(True, access="rwm"),))) == ["devices.allow=a *:* rwm"]
 
 
 @given(
@@ -42,7 +62,8 @@ def test_a_device_rule_becomes_what_the_kernel_understands_by_it(rule: DeviceRul
 def test_only_a_rule_for_all_devices_and_all_access_becomes_the_kernels_rule_for_all(rule: DeviceRule) -> None:
     # to the kernel, an allowed `a` means everything, whatever numbers and letters follow
     everything = rule.type in ("", "a") and (rule.major, rule.minor) == (None, None) and set(rule.access) == set("rwm")
-    assert any("=a " in each for each in writes(Resources(devices=(rule,)))) == everything
+    first = DeviceRule(False, access="rwm")
+    assert any("=a " in each for each in writes(Resources(devices=(first, rule)))[1:]) == everything
 
 
 def test_rules_keep_their_order_and_say_where_they_are_from() -> None:
@@ -99,23 +120,65 @@ def test_no_limit_at_all_raises_the_sum_first() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("resources", "field"),
-    [
-        (Resources(block_io={"weight": 10}), "blockIO is {'weight': 10}"),
-        (Resources(network={"classID": 1}), "network"),
-        (Resources(hugepage_limits=({"pageSize": "2MB"},)), "hugepageLimits"),
-        (Resources(rdma={"x": {}}), "rdma"),
-        (Resources(unified={"memory.high": "1"}), "unified"),
-        (Resources(cpu=Cpu(realtime_runtime=1)), "cpu.realtimeRuntime is 1"),
-        (Resources(cpu=Cpu(realtime_period=1)), "cpu.realtimePeriod"),
-        (Resources(cpu=Cpu(idle=1)), "cpu.idle"),
-        (Resources(memory=Memory(kernel=5)), "memory.kernel is 5"),
-    ],
-)
-def test_a_limit_that_is_not_carried_out_is_refused_by_name(resources: Resources, field: str) -> None:
-    with pytest.raises(UnimplementedError, match=f"linux.resources.{field}"):
-        compile_resources(resources)
+def test_the_rest_of_the_limits_go_to_their_files() -> None:
+    resources = Resources(
+        cpu=Cpu(realtime_runtime=5000, realtime_period=1000000),
+        memory=Memory(kernel=1 << 22),
+        block_io=BlockIo(
+            weight=300,
+            leaf_weight=20,
+            weight_device=(DeviceWeight(8, 0, 500, 40), DeviceWeight(8, 16)),
+            throttle_read_bps_device=(DeviceRate(8, 0, 1 << 20),),
+            throttle_write_bps_device=(DeviceRate(8, 0, 0),),
+            throttle_read_iops_device=(DeviceRate(8, 1, 100), DeviceRate(8, 2, 200)),
+            throttle_write_iops_device=(DeviceRate(253, 7, 9),),
+        ),
+        hugepage_limits=(HugepageLimit("2MB", 1 << 22), HugepageLimit("1GB", 0)),
+        rdma=(RdmaLimit("mlx5_1", 3, None), RdmaLimit("mlx4_0", None, 10)),
+        network=Network(0x100001, (("eth0", 500), ("lo", 0))),
+    )
+    assert writes(resources) == [
+        "cpu.rt_period_us=1000000",
+        "cpu.rt_runtime_us=5000",
+        f"memory.kmem.limit_in_bytes={1 << 22}",
+        "blkio.weight=300",
+        "blkio.leaf_weight=20",
+        "blkio.weight_device=8:0 500",
+        "blkio.leaf_weight_device=8:0 40",
+        f"blkio.throttle.read_bps_device=8:0 {1 << 20}",
+        "blkio.throttle.write_bps_device=8:0 0",
+        "blkio.throttle.read_iops_device=8:1 100",
+        "blkio.throttle.read_iops_device=8:2 200",
+        "blkio.throttle.write_iops_device=253:7 9",
+        f"hugetlb.2MB.limit_in_bytes={1 << 22}",
+        f"hugetlb.2MB.rsvd.limit_in_bytes={1 << 22}",
+        "hugetlb.1GB.limit_in_bytes=0",
+        "hugetlb.1GB.rsvd.limit_in_bytes=0",
+        "rdma.max=mlx5_1 hca_handle=3 hca_object=max",
+        "rdma.max=mlx4_0 hca_handle=max hca_object=10",
+        f"net_cls.classid={0x100001}",
+        "net_prio.ifpriomap=eth0 500",
+        "net_prio.ifpriomap=lo 0",
+    ]
+    by_field = {each.field: each for each in compile_resources(resources)}
+    assert by_field["blockIO.weight"].instead == ("blkio.bfq.weight", "300")
+    assert by_field["blockIO.weightDevice[0].weight"].instead == ("blkio.bfq.weight_device", "8:0 500")
+    assert by_field["blockIO.throttleReadIOPSDevice[1]"].value == "8:2 200"
+    assert [each.may_lack for each in compile_resources(resources) if each.field == "hugepageLimits[0]"] == [
+        False,
+        True,
+    ]
+
+
+def test_an_idle_group_gets_no_shares_and_one_that_is_no_longer_idle_gets_them_last() -> None:
+    assert writes(Resources(cpu=Cpu(shares=512, idle=1))) == ["cpu.idle=1"]
+    assert writes(Resources(cpu=Cpu(shares=512, idle=0))) == ["cpu.idle=0", "cpu.shares=512"]
+    assert compile_resources(Resources(cpu=Cpu(idle=0)))[0].may_lack, "an older kernel has no idle groups"
+
+
+def test_what_only_version_2_has_is_refused_by_name() -> None:
+    with pytest.raises(FailedPreconditionError, match=r"linux.resources.unified has 'memory.high', but this host uses"):
+        compile_resources(Resources(unified=(("memory.high", "1"),)))
 
 
 def test_equal_limits_are_compiled_once() -> None:

@@ -11,7 +11,7 @@ from containerd_shimkit.errors import InvalidArgumentError
 from containerd_shimkit.oci import spec as oci
 from containerd_shimkit.oci.attributes import IoPriority, Scheduler
 from containerd_shimkit.oci.hooks import Hook
-from containerd_shimkit.oci.resources import parse_resources
+from containerd_shimkit.oci.resources import HugepageLimit, parse_resources
 from containerd_shimkit.oci.spec import parse_spec, read_spec
 from containerd_shimkit.oci.strict_json import MAX_SIZE
 from hypothesis import given
@@ -124,8 +124,8 @@ def test_every_field_of_linux_arrives_where_it_belongs() -> None:
         memory=oci.Memory(limit=1 << 20, swap=-1, kernel_tcp=3, swappiness=60, disable_oom_killer=True),
         cpu=oci.Cpu(shares=1024, quota=-1, period=100000, cpus="0-1", mems="0", idle=1),
         pids=oci.Pids(32),
-        hugepage_limits=({"pageSize": "2MB", "limit": 1},),
-        unified={"memory.high": "1"},
+        hugepage_limits=(HugepageLimit("2MB", 1),),
+        unified=(("memory.high", "1"),),
     )
     assert parse_spec(json.dumps(FULL)).linux == oci.Linux(
         namespaces=(oci.LinuxNamespace("pid"), oci.LinuxNamespace("network", "/run/netns/x")),

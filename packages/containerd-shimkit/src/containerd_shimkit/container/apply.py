@@ -22,7 +22,7 @@ from ..errors import (
     UnimplementedError,
 )
 from ..linux import paths
-from ..linux.cgroups import CgroupV1
+from ..linux.cgroup import Cgroup
 from ..oci.hooks import Hook
 from . import (
     apply_cgroup_mounts,
@@ -63,7 +63,7 @@ from .operations import (
 from .site import Site
 from .steps import Step, describe
 
-__all__ = ["Site", "apply", "make_cgroup"]
+__all__ = ["Site", "apply", "check_limits", "make_cgroup"]
 
 _LONGEST: Final = 160
 _WRONG: Final = (
@@ -96,7 +96,14 @@ def apply(step: Step, site: Site) -> None:
         raise _explained(step, error) from error
 
 
-def make_cgroup(cgroup: CgroupV1, operations: Iterable[Operation]) -> None:
+def check_limits(cgroup: Cgroup, operations: Iterable[Operation]) -> None:
+    """Refuse what `make_cgroup` could never do here; what is computed is kept for it. Raises: ShimError."""
+    for operation in operations:
+        if isinstance(operation, JoinCgroup) and operation.resources is not None:
+            cgroup.check(operation.resources)
+
+
+def make_cgroup(cgroup: Cgroup, operations: Iterable[Operation]) -> None:
     """Make the cgroup that one of *operations* enters, with its limits; nothing when none does.
 
     Done by the shim, whose memory it does not cost anew for each container. Raises: ShimError as `apply` does.

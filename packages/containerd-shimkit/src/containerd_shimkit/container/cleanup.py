@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import select
 import signal
+from collections.abc import Mapping
 
 from ..errors import InternalError, InvalidArgumentError
-from ..linux.cgroups import CgroupV1
+from ..linux.cgroups import cgroup_from
 from ..linux.mounts import unmount_tree
 from ..linux.pidfd import ProcessIdentity, kill_process, pidfd_open
 from .state import ContainerState, read_state, remove_state
@@ -35,7 +36,7 @@ def clean_up(state_directory: str, bundle: str) -> int:
     if state is None:
         return 0
     if state.init is not None:
-        _end(state.init)
+        _end(state.init, state.cgroup_paths)
     remove_traces(state)
     if state.init is not None:
         _run_poststop_hooks(state_directory, bundle, state.id)
@@ -48,7 +49,7 @@ def remove_traces(state: ContainerState) -> None:
 
     Raises: OSError, InternalError for what does not go; a second call goes on from there.
     """
-    cgroup = CgroupV1.from_paths(state.cgroup_paths) if state.cgroup_paths else None
+    cgroup = cgroup_from(state.cgroup_paths) if state.cgroup_paths else None
     if cgroup is not None:
         cgroup.kill_all()
     if state.mounted_rootfs:
@@ -71,7 +72,7 @@ def _run_poststop_hooks(config_directory: str, bundle: str, id: str) -> None:  #
         try_hooks("poststop", hooks, state_document(id, "stopped", 0, bundle, spec.annotations))
 
 
-def _end(init: ProcessIdentity) -> None:
+def _end(init: ProcessIdentity, cgroup_paths: Mapping[str, str]) -> None:
     """Kill the init and wait until it is gone, and with it every process of its pid namespace."""
     try:
         descriptor = pidfd_open(init.pid)
@@ -80,6 +81,8 @@ def _end(init: ProcessIdentity) -> None:
     try:
         if not kill_process(init, signal.SIGKILL):
             return
+        if cgroup_paths:
+            cgroup_from(cgroup_paths).let_killed_end()
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
         if not poll.poll(_EXIT_TIMEOUT * 1000):

@@ -17,7 +17,7 @@ from typing import Final, NoReturn
 
 from ..errors import FailedPreconditionError, ResourceExhaustedError
 from ..linux import namespaces, process, rlimits
-from ..linux.cgroups import CgroupV1
+from ..linux.cgroup import Cgroup
 from ..linux.pidfd import ProcessIdentity
 from ..linux.sibling import fork_sibling
 from ..linux.terminals import make_controlling
@@ -48,7 +48,7 @@ class ExecTask:
     outside: tuple[Step, ...]
     inside: tuple[Step, ...]
     annotations: Mapping[str, str]
-    cgroup: CgroupV1
+    cgroup: Cgroup
     stdio: tuple[int, int, int]
     channel: Channel
     executor: Executor

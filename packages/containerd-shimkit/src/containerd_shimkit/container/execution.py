@@ -15,7 +15,7 @@ from typing import Final
 
 from ..errors import AbortedError, FailedPreconditionError, NotFoundError, ShimError
 from ..instance import ExitStatus, InstanceConfig
-from ..linux.cgroups import CgroupV1
+from ..linux.cgroup import Cgroup, FreezerState
 from ..linux.pidfd import ProcessIdentity
 from ..oci.spec import Process, Spec
 from ..shim.reaper import Reaper
@@ -34,7 +34,6 @@ from .worker import fork_child
 __all__ = ["Execution", "Home"]
 
 _KILLED: Final = 137
-_FROZEN: Final = ("FROZEN", "FREEZING")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class Home:
 
     id: str
     spec: Spec
-    cgroup: CgroupV1
+    cgroup: Cgroup
     init: ProcessIdentity
     exited: asyncio.Future[ExitStatus]  # when nothing may be started any more
     program: bytes  # the compiled filter of system calls, if it has one
@@ -124,17 +123,14 @@ class Execution:
     def _refuse_unless_living(self) -> None:
         if self._home.exited.done() or not self._home.init.is_alive():
             raise self._too_late()
-        freezer = self._home.cgroup.paths.get("freezer")
-        if freezer is not None:
-            try:
-                with open(f"{freezer}/freezer.state", encoding="ascii") as file:
-                    state = file.read().strip()
-            except OSError:
-                return  # no group, no frozen process
-            if state in _FROZEN:
-                raise FailedPreconditionError(
-                    f"container {self._home.id!r} is paused: process {self.id!r} cannot be started; resume it first"
-                )
+        try:
+            state = self._home.cgroup.freezer_state()
+        except ShimError:
+            return  # no group, or none that freezes
+        if state is not FreezerState.THAWED:
+            raise FailedPreconditionError(
+                f"container {self._home.id!r} is paused: process {self.id!r} cannot be started; resume it first"
+            )
 
     def _too_late(self) -> ShimError:
         return FailedPreconditionError(f"container {self._home.id!r} has ended: process {self.id!r} cannot be started")

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from ..errors import UnavailableError
 from ..instance import Mount
 from ..linux import namespaces
-from ..linux.cgroups import CgroupV1
+from ..linux.cgroups import cgroup_of
 from ..linux.sibling import fork_sibling
 from ..shim.reaper import Reaper
 from .channel import Channel
@@ -139,7 +139,7 @@ def _live(life: bytes, descriptors: Sequence[int]) -> NoReturn:
             Steps(*steps),
             annotations,
             tuple(Mount(*each) for each in rootfs),
-            CgroupV1(cgroup_paths),
+            cgroup_of(cgroup_paths),
             (stdin, stdout, stderr),
             channel,
             pickle.loads(executor) if isinstance(executor, bytes) else EXECUTORS[executor[0]](*executor[1]),  # noqa: S301

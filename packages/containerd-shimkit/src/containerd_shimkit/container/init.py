@@ -19,7 +19,7 @@ from typing import Final, NoReturn
 from .. import errors
 from ..instance import Mount
 from ..linux import mounts, paths, process, rlimits
-from ..linux.cgroups import CgroupV1
+from ..linux.cgroup import Cgroup
 from ..linux.terminals import make_controlling
 from .apply import Site, apply
 from .apply_terminal import hand_over, take_streams
@@ -54,7 +54,7 @@ class InitTask:
     steps: Steps
     annotations: Mapping[str, str]
     rootfs: tuple[Mount, ...]  # what containerd wants mounted; empty when the root is there already
-    cgroup: CgroupV1
+    cgroup: Cgroup
     stdio: tuple[int, int, int]
     channel: Channel
     executor: Executor

@@ -22,17 +22,15 @@ from ..errors import (
 )
 from ..instance import Encoded, ExitStatus, InstanceConfig, Mount, ProcessInfo
 from ..linux.capabilities import unknown_capabilities
-from ..linux.cgroup_settings import compile_resources
-from ..linux.cgroups import CgroupV1
+from ..linux.cgroups import cgroup_for
 from ..linux.mount_helper import is_helper_type
 from ..linux.mounts import mount_rootfs, mounted_below
 from ..linux.pidfd import identify
 from ..linux.user_namespaces import write_id_maps
 from ..oci.spec import Process, Spec
 from ..shim.reaper import Reaper
-from . import stats
 from .answers import Answer, no_answer
-from .apply import make_cgroup
+from .apply import check_limits, make_cgroup
 from .channel import Channel, FifoLine, Message
 from .execution import Execution, Home
 from .executor import Executor
@@ -101,9 +99,8 @@ class Container:
         if config.rootfs:
             # containerd mounts what it asks for there, whatever root.path says
             self._plan = replace(self._plan, rootfs=os.path.join(config.bundle, "rootfs"))
-        if spec.linux and spec.linux.resources:
-            compile_resources(spec.linux.resources)  # what cannot be is refused now, and the result kept for the init
-        self._cgroup = CgroupV1.for_path(spec.linux.cgroups_path if spec.linux else "", id)
+        self._cgroup = cgroup_for(spec.linux.cgroups_path if spec.linux else "", id)
+        check_limits(self._cgroup, self._plan.host)
         self._executor = executor
         _warn_of_unknown_capabilities(id, spec)
         self._reaper = reaper
@@ -163,6 +160,8 @@ class Container:
             raise NotFoundError(f"container {self.id!r} has ended: there is no process to send signal {signal} to")
         if all_processes:
             self._cgroup.signal_all(signal, but=self.pid)
+        if signal == signals.SIGKILL:
+            self._cgroup.let_killed_end()
 
     def add_execution(self, id: str, process: Process, config: InstanceConfig, executor: Executor) -> None:  # noqa: A002
         """Register a further process, to be started later. Of *config* its streams count, and whether it is a terminal.
@@ -228,11 +227,13 @@ class Container:
 
     def stats(self) -> Encoded:
         """The cgroup's figures. Raises: NotFoundError when it is gone."""
-        return stats.read_stats(self._cgroup)
+        from .stats import read_stats  # not for a command that lives for a moment: it loads protobuf
+
+        return read_stats(self._cgroup)
 
     def _claim_cgroup(self) -> None:
         """Make sure that the cgroup is nobody else's: deleting a container ends every process in its cgroup."""
-        claim = next(iter(self._cgroup.paths.values()))
+        claim = self._cgroup.directory
         if any(_overlap(claim, other) for other in _claimed) or self._cgroup.has_processes():
             raise FailedPreconditionError(
                 f"linux.cgroupsPath: the cgroup {claim} of container {self.id!r} belongs to another container or has "
@@ -460,7 +461,8 @@ class Container:
 
     async def _end_init(self) -> None:
         if self.pid:
-            self._reaper.kill(self.pid, signals.SIGKILL)
+            if self._reaper.kill(self.pid, signals.SIGKILL):
+                self._cgroup.let_killed_end()
             await asyncio.shield(self.exited)
 
     async def _undo(self) -> None:

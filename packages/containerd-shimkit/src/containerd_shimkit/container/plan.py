@@ -14,8 +14,8 @@ from typing import Final
 
 from ..errors import InvalidArgumentError
 from ..oci.hooks import state_document
-from ..oci.resources import DeviceRule, Resources
 from ..oci.spec import Device, Linux, Process, Spec
+from .default_devices import DEFAULT_DEVICES
 from .operations import (
     DeviceNode,
     InstallSeccomp,
@@ -31,6 +31,7 @@ from .operations import (
     SymbolicLink,
     WaitForHooks,
 )
+from .plan_cgroup import with_default_devices
 from .plan_labels import labelled_mounts
 from .plan_mounts import binds_dev, leave_host, plan_mappings, plan_mounts, prepare_root, seal_mounts
 from .plan_namespaces import kinds_of, later_namespace_steps, namespace_steps, net_device_steps, setting_steps
@@ -40,28 +41,12 @@ from .refusals import unsupported
 
 __all__ = ["Plan", "plan_container", "with_filter", "with_terminal"]
 
-_DEFAULT_DEVICES: Final = (
-    ("null", 1, 3),
-    ("zero", 1, 5),
-    ("full", 1, 7),
-    ("random", 1, 8),
-    ("urandom", 1, 9),
-    ("tty", 5, 0),
-)
 _DEFAULT_LINKS: Final = (
     ("/dev/fd", "/proc/self/fd"),
     ("/dev/stdin", "/proc/self/fd/0"),
     ("/dev/stdout", "/proc/self/fd/1"),
     ("/dev/stderr", "/proc/self/fd/2"),
     ("/dev/ptmx", "pts/ptmx"),
-)
-# making any node is allowed, for only opening one has an effect; then the default devices, terminals and /dev/pts,
-# and the tunnels of whoever may make one
-_ALLOWED_DEVICES: Final = (
-    DeviceRule(allow=True, type="c", access="m"),
-    DeviceRule(allow=True, type="b", access="m"),
-    *(DeviceRule(True, "c", major, minor, "rwm") for _name, major, minor in _DEFAULT_DEVICES),
-    *(DeviceRule(True, "c", major, minor, "rwm") for major, minor in ((5, 2), (136, None), (10, 200))),
 )
 _DEVICE_TYPES: Final = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 
@@ -159,17 +144,8 @@ def _required(spec: Spec) -> tuple[Process, Linux]:
 
 def _refuse_unsupported(spec: Spec, process: Process, linux: Linux) -> None:
     """Refuse, by name, every field that asks for something this version does not do."""
-    resources = linux.resources
     asked = {
         "linux.intelRdt": linux.intel_rdt,
-        "linux.resources.blockIO": resources and resources.block_io,
-        "linux.resources.hugepageLimits": resources and resources.hugepage_limits,
-        "linux.resources.network": resources and resources.network,
-        "linux.resources.rdma": resources and resources.rdma,
-        "linux.resources.unified": resources and resources.unified,
-        "linux.resources.cpu.realtimeRuntime": resources and resources.cpu and resources.cpu.realtime_runtime,
-        "linux.resources.cpu.realtimePeriod": resources and resources.cpu and resources.cpu.realtime_period,
-        "linux.resources.cpu.idle": resources and resources.cpu and resources.cpu.idle,
     }
     for field, value in asked.items():
         if value:
@@ -179,22 +155,15 @@ def _refuse_unsupported(spec: Spec, process: Process, linux: Linux) -> None:
 def _host_steps(process: Process, linux: Linux, kinds: dict[str, str]) -> Iterator[Operation]:
     if process.oom_score_adj is not None:
         yield SetOomScoreAdj(process.oom_score_adj)
-    yield JoinCgroup(_with_default_devices(linux.resources))
+    yield JoinCgroup(with_default_devices(linux.resources))
     yield from namespace_steps(process, linux, kinds)
-
-
-def _with_default_devices(resources: Resources | None) -> Resources | None:
-    """Allow what every container has, behind the rules of the spec, which may deny everything (pause's does)."""
-    if resources is None or not resources.devices:
-        return resources
-    return replace(resources, devices=(*resources.devices, *_ALLOWED_DEVICES))
 
 
 def _root_steps(spec: Spec, linux: Linux, kinds: dict[str, str], bundle: str) -> Iterator[Operation]:
     yield prepare_root(linux, kinds)
     yield from plan_mounts(spec, linux, bundle)
     if not binds_dev(spec):  # a /dev of the host's has what it has; nothing of ours is written there
-        for name, major, minor in _DEFAULT_DEVICES:
+        for name, major, minor in DEFAULT_DEVICES:
             yield DeviceNode(f"/dev/{name}", stat.S_IFCHR | 0o666, major, minor, 0, 0)
         for index, device in enumerate(linux.devices):
             yield _plan_device(device, f"linux.devices[{index}]")

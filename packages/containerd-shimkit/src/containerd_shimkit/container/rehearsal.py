@@ -7,6 +7,7 @@ import marshal
 import os
 
 from ..linux.cgroup_settings import compile_resources
+from ..linux.cgroup_settings_v2 import compile_unified
 from ..oci.defaults import default_spec
 from ..oci.spec import read_spec
 from .channel import Channel
@@ -33,6 +34,7 @@ async def pretend(id: str, bundle: str) -> None:  # noqa: A002
     assert spec.linux.resources
     LinuxExecutor.of(spec.process)
     compile_resources(spec.linux.resources)
+    compile_unified(spec.linux.resources)
     marshal.dumps(tuple(steps_of(plan_container(spec, bundle)).root))
     stdio = Stdio("", "", "")
     ours, theirs = Channel.pair()

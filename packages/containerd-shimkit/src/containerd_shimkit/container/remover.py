@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 from weakref import WeakKeyDictionary
 
 from ..errors import UnavailableError
-from ..linux.cgroups import CgroupV1
+from ..linux.cgroups import cgroup_from
 from ..linux.mounts import try_unmount
 from ..shim.reaper import Reaper
 from . import cleanup
@@ -55,7 +55,7 @@ class Remover:
             )
 
     async def _remove_cheaply(self, state: ContainerState, is_alone: bool) -> bool:
-        if state.cgroup_paths and not CgroupV1.from_paths(state.cgroup_paths).try_remove():
+        if state.cgroup_paths and not cgroup_from(state.cgroup_paths).try_remove():
             return False  # a process is left in it
         if not state.mounted_rootfs:
             return True

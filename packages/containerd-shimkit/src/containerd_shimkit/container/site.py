@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..errors import InternalError
-from ..linux.cgroups import CgroupV1
+from ..linux.cgroup import Cgroup
 from ..linux.labels import LabelFile
 from ..linux.terminals import Terminal
 from .channel import Channel, Message
@@ -18,7 +18,7 @@ class Site:
     """Where the operations happen: the root's path on the host, the container's cgroup, and the new root once made."""
 
     rootfs: str
-    cgroup: CgroupV1
+    cgroup: Cgroup
     channel: Channel | None = field(default=None)  # to the shim
     root_fd: int = field(default=-1)
     hosts: set[str] = field(default_factory=lambda: set[str]())  # joined namespaces that are the host's own

@@ -9,7 +9,7 @@ import ctypes
 import errno
 import os
 import platform
-from ctypes import c_char, c_char_p, c_int, c_long, c_size_t, c_ulong
+from ctypes import c_char, c_char_p, c_int, c_long, c_size_t, c_uint32, c_ulong
 from typing import Final
 
 __all__ = ["SYSCALLS", "encode", "last_error", "libc", "syscall"]
@@ -40,6 +40,7 @@ _BY_MACHINE: Final = {
         "prlimit64": 302,
         "sched_setattr": 314,
         "seccomp": 317,
+        "bpf": 321,
         **_COMMON,
     },
     "aarch64": {
@@ -56,6 +57,7 @@ _BY_MACHINE: Final = {
         "prlimit64": 261,
         "sched_setattr": 274,
         "seccomp": 277,
+        "bpf": 280,
         **_COMMON,
     },
 }
@@ -79,6 +81,8 @@ libc.unshare.argtypes = (c_int,)
 libc.setns.argtypes = (c_int, c_int)
 libc.sethostname.argtypes = (c_char_p, c_size_t)
 libc.setdomainname.argtypes = (c_char_p, c_size_t)
+libc.inotify_init1.argtypes = (c_int,)
+libc.inotify_add_watch.argtypes = (c_int, c_char_p, c_uint32)
 libc.prctl.argtypes = (c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 libc.syscall.restype = c_long
 

@@ -83,6 +83,8 @@ def kill(entry: Entry, number: int, *, everyone: bool) -> None:
         raise FailedPreconditionError(f"container {entry.id!r} is not running: it has just ended")
     if everyone:
         entry.cgroup.signal_all(number, but=init.pid)
+    if number == signal.SIGKILL:
+        entry.cgroup.let_killed_end()
 
 
 def delete(store: Store, id: str, *, force: bool) -> None:  # noqa: A002

@@ -17,7 +17,8 @@ from typing import Any, Final
 
 from ..container.state import ContainerState, read_state
 from ..errors import AlreadyExistsError, FailedPreconditionError, InternalError, InvalidArgumentError, NotFoundError
-from ..linux.cgroups import CgroupV1
+from ..linux.cgroup import Cgroup
+from ..linux.cgroups import cgroup_from
 from ..linux.own_directory import make_own_directory
 
 __all__ = ["Entry", "Record", "Store", "default_root"]
@@ -86,9 +87,9 @@ class Entry:
         return f"{self.directory}/{_REPLIES}"
 
     @property
-    def cgroup(self) -> CgroupV1:
+    def cgroup(self) -> Cgroup:
         """The container's control group. Raises: InvalidArgumentError when the state file has none that can be."""
-        return CgroupV1.from_paths(self.state.cgroup_paths)
+        return cgroup_from(self.state.cgroup_paths)
 
     def document(self) -> dict[str, Any]:
         """The container's state as the specification has it, and what other runtimes add."""

@@ -77,9 +77,9 @@ def _set_up_process(shim_cgroup: str) -> None:
         _log.warning("cannot raise the shim's oom_score_adj: %s", error)
     raise_descriptor_limit()  # each container of a pod takes a few
     if shim_cgroup:
-        from ..linux.cgroups import CgroupV1
+        from ..linux.cgroups import cgroup_for
 
-        cgroup = CgroupV1.for_path(shim_cgroup)
+        cgroup = cgroup_for(shim_cgroup)
         cgroup.create()
         cgroup.join()
 
