@@ -72,7 +72,9 @@ def pytest_arguments(given: Sequence[str], accelerator: Accelerator) -> list[str
     """Complete what the user has given: where to look, unless a path is named, and which tests, unless `-m` or a node
     is.
     """
-    paths = [argument for argument in given if not argument.startswith("-") and (ROOT / argument.partition("::")[0]).exists()]
+    paths = [
+        argument for argument in given if not argument.startswith("-") and (ROOT / argument.partition("::")[0]).exists()
+    ]
     arguments = [f"--timeout={accelerator.test_seconds}", *given]
     if not paths:
         arguments += DEFAULT_PATHS

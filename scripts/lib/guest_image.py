@@ -117,7 +117,9 @@ def disk_image(directory: str, image: str, *, label: str, free_mebibytes: int) -
 
     Raises: CalledProcessError; OSError.
     """
-    used = sum(os.lstat(os.path.join(top, name)).st_blocks * 512 for top, _, names in os.walk(directory) for name in names)
+    used = sum(
+        os.lstat(os.path.join(top, name)).st_blocks * 512 for top, _, names in os.walk(directory) for name in names
+    )
     size = used * 5 // 4 + free_mebibytes * _MEBIBYTE
     command = ["mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-L", label, "-d", directory, image]
     subprocess.run([*command, f"{size // 1024}k"], stdout=subprocess.DEVNULL, check=True)  # -q leaves some words
