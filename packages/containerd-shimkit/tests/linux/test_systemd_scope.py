@@ -4,7 +4,8 @@ import re
 
 import pytest
 from containerd_shimkit.errors import InvalidArgumentError
-from containerd_shimkit.linux.systemd_scope import ScopeName, is_scope_path, parse_scope_path, properties_of
+from containerd_shimkit.linux.cgroup import is_scope_path
+from containerd_shimkit.linux.systemd_scope import ScopeName, parse_scope_path, properties_of
 from containerd_shimkit.oci.resources import BlockIo, Cpu, DeviceRule, Memory, Pids, Resources
 
 INFINITY = (1 << 64) - 1

@@ -12,9 +12,10 @@ from typing import Final
 
 from ..errors import InvalidArgumentError
 from ..oci.resources import Cpu, DeviceRule, Memory, Resources
+from .cgroup import is_scope_path
 from .cgroup_settings_v2 import weight_of_shares
 
-__all__ = ["Property", "ScopeName", "is_scope_path", "parse_scope_path", "properties_of"]
+__all__ = ["Property", "ScopeName", "parse_scope_path", "properties_of"]
 
 Property = tuple[str, tuple[str, object]]
 """A property's name, and its value behind the value's D-Bus signature."""
@@ -46,11 +47,6 @@ class ScopeName:
         words = name.split("-")
         above = "".join(f"/{'-'.join(words[: count + 1])}.slice" for count in range(len(words)))
         return f"{above}/{self.unit}"
-
-
-def is_scope_path(cgroups_path: str) -> bool:
-    """Whether `linux.cgroupsPath` has the form slice:prefix:name: the kubelet's, whatever options say."""
-    return cgroups_path.count(":") == 2 and "/" not in cgroups_path
 
 
 def parse_scope_path(cgroups_path: str, id: str) -> ScopeName:  # noqa: A002

@@ -34,7 +34,7 @@ def _choices(chosen: Namespace, *, keep: bool = False) -> Choices:
         raise InvalidArgumentError(f"--preserve-fds is {chosen.preserve_fds}; it must be 0 to 1000")
     pid_file = os.path.abspath(chosen.pid_file) if chosen.pid_file else ""
     bundle = os.path.abspath(chosen.bundle)
-    return Choices(bundle, pid_file, chosen.preserve_fds, not chosen.no_new_keyring, keep)
+    return Choices(bundle, pid_file, chosen.preserve_fds, not chosen.no_new_keyring, keep, chosen.systemd_cgroup)
 
 
 def create(chosen: Namespace) -> int:

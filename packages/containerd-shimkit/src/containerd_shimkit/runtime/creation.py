@@ -41,6 +41,7 @@ class Choices:
     preserved: int = 0  # descriptors from 3 on
     new_keyring: bool = True
     keep: bool = False  # after `run`
+    systemd_cgroup: bool = False
 
 
 def create(store: Store, id: str, choices: Choices) -> None:  # noqa: A002
@@ -78,7 +79,7 @@ async def _make(id: str, directory: str, spec: Spec, line: FifoLine, choices: Ch
     for descriptor in preserved:
         _make_inheritable(descriptor)
     maker = Maker(directory, InheritedStdio(), line, preserved, choices.new_keyring)
-    config = InstanceConfig(bundle=choices.bundle, namespace="")
+    config = InstanceConfig(choices.bundle, namespace="", config={"systemd_cgroup": choices.systemd_cgroup})
     if spec.process is None:
         raise InvalidArgumentError("config.json has no `process`: there is nothing to run; add process.args")
     container = Container(id, config, spec, LinuxExecutor.of(spec.process), Reaper.current(), maker=maker)
