@@ -194,8 +194,9 @@ def test_removing_stops_the_unit_and_waits_for_it(systemd: Start, group: Cgroup)
     assert not os.path.exists(group.directory)
 
 
-def test_removing_leaves_a_unit_of_the_name_elsewhere_alone(systemd: Start, group: Cgroup) -> None:
-    peer = systemd(Get=lambda _: ("v", (("s", "/other.slice/x-c1.scope"),)))
+@pytest.mark.parametrize("place", ["/other.slice/x-c1.scope", "/x-c1.scope"])
+def test_removing_leaves_a_unit_of_the_name_elsewhere_alone(systemd: Start, group: Cgroup, place: str) -> None:
+    peer = systemd(Get=lambda _: ("v", (("s", place),)))
     empty(group)
     group.remove()
     assert peer.names() == ["GetUnit", "Get"]

@@ -24,7 +24,7 @@ from ..errors import (
     UnavailableError,
 )
 from ..oci.resources import Pids, Resources
-from .cgroup import Cgroup
+from .cgroup import Cgroup, path_parts
 from .cgroup_files import steps
 from .cgroup_mounts import UNIFIED, read_hierarchies
 from .cgroup_v1 import CgroupV1
@@ -115,7 +115,7 @@ class _Scope(Cgroup):
         with Bus.open_system(START_SECONDS) as bus:
             _start(bus, self.unit, properties)
             place = _control_group(bus, self.unit)
-        if not self.paths[SCOPE].endswith(place):
+        if place and not _is_at(self.paths[SCOPE], place):
             raise InternalError(f"systemd has put {self.unit} into {place!r}, not where it was to be: {self.directory}")
         super().make(pid, resources)
 
@@ -206,7 +206,7 @@ def _stop(bus: Bus, unit: str, directory: str) -> None:
     try:
         bus.call(_MANAGER, "Subscribe")
         place = _control_group(bus, unit)
-        if place and not directory.endswith(place):
+        if place and not _is_at(directory, place):
             return  # another one's, in another slice
         (job,) = bus.call(_MANAGER, "StopUnit", "ss", unit, "replace")
     except BusError as error:
@@ -238,6 +238,13 @@ def _active_state(bus: Bus, unit: str) -> str:
 def _control_group(bus: Bus, unit: str) -> str:
     """The unit's group below the hierarchy's root; empty when it has none."""
     return _unit_property(bus, unit, f"{_NAME}.Scope", "ControlGroup")
+
+
+def _is_at(directory: str, place: str) -> bool:
+    """Whether *directory* is where the group *place* is mounted: what stands before it is no part of the hierarchy."""
+    return directory.endswith(place) and not any(
+        name.endswith(".slice") for name in path_parts(directory.removesuffix(place))
+    )
 
 
 def _unit_property(bus: Bus, unit: str, interface: str, name: str) -> str:
