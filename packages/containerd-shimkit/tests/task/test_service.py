@@ -411,11 +411,13 @@ def test_malformed_options_are_refused_and_runcs_are_understood(play: Play) -> N
     play(scenario)
 
 
-def test_the_systemd_cgroup_driver_is_refused_by_the_options_name(play: Play) -> None:
+def test_the_systemd_cgroup_driver_can_be_asked_for(play: Play) -> None:
     async def scenario(shim: Shim) -> None:
         body = runtime_options_pb2.Options(config_body=b"SystemdCgroup = true").SerializeToString()
-        also = task_pb2.CreateTaskRequest(options=Any(type_url="runtimeoptions.v1.Options", value=body))
-        assert "SystemdCgroup is true" in await refusal(shim.create(also=also), UnimplementedError)
+        await shim.create(
+            also=task_pb2.CreateTaskRequest(options=Any(type_url="runtimeoptions.v1.Options", value=body))
+        )
+        assert shim.instances["c1"].config.config == {"systemd_cgroup": True}
 
     play(scenario)
 

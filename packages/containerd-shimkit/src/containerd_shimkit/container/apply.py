@@ -103,17 +103,15 @@ def check_limits(cgroup: Cgroup, operations: Iterable[Operation]) -> None:
             cgroup.check(operation.resources)
 
 
-def make_cgroup(cgroup: Cgroup, operations: Iterable[Operation]) -> None:
-    """Make the cgroup that one of *operations* enters, with its limits; nothing when none does.
+def make_cgroup(cgroup: Cgroup, operations: Iterable[Operation], pid: int) -> None:
+    """Make the cgroup that the process *pid* enters by one of *operations*, with its limits; nothing when none does.
 
     Done by the shim, whose memory it does not cost anew for each container. Raises: ShimError as `apply` does.
     """
     for operation in operations:
         if isinstance(operation, JoinCgroup):
             try:
-                cgroup.create()
-                if operation.resources is not None:
-                    cgroup.apply(operation.resources)
+                cgroup.make(pid, operation.resources)
             except (ValueError, OSError) as error:
                 raise _explained((JoinCgroup.__name__, operation.resources), error) from error
 

@@ -55,6 +55,7 @@ _log = logging.getLogger(__name__)
 _claimed: set[str] = set()  # cgroups of this process's containers
 _MOUNT_TIMEOUT: Final = 90.0
 _EXECUTIONS_TIMEOUT: Final = 5.0  # for those that have been sent SIGKILL
+_SCOPE_TIMEOUT: Final = 30.0  # more than it takes to give systemd up
 _REASONS: Final = {
     137: "; it may have been killed for its memory limit (linux.resources.memory)",
     159: "; a system call that linux.seccomp forbids has ended it: see docs/task-api.md for those that are needed",
@@ -99,7 +100,8 @@ class Container:
         if config.rootfs:
             # containerd mounts what it asks for there, whatever root.path says
             self._plan = replace(self._plan, rootfs=os.path.join(config.bundle, "rootfs"))
-        self._cgroup = cgroup_for(spec.linux.cgroups_path if spec.linux else "", id)
+        by_systemd = bool(config.config.get("systemd_cgroup"))
+        self._cgroup = cgroup_for(spec.linux.cgroups_path if spec.linux else "", id, by_systemd=by_systemd)
         check_limits(self._cgroup, self._plan.host)
         self._executor = executor
         _warn_of_unknown_capabilities(id, spec)
@@ -289,7 +291,7 @@ class Container:
             stdio.close_child()
         # the init waits for "go": nothing is made before its pid is on record
         self._record_init()
-        make_cgroup(self._cgroup, self._plan.host)
+        await self._make_cgroup()
         try:
             channel.send({"kind": "go"})
         except BrokenPipeError:
@@ -324,6 +326,18 @@ class Container:
         if config.terminal:
             return TerminalStreams(config.stdin, config.stdout, config.console_socket)
         return Stdio(config.stdin, config.stdout, config.stderr)
+
+    async def _make_cgroup(self) -> None:
+        cgroup, operations, pid = self._cgroup, self._plan.host, self.pid
+        if not cgroup.waits:
+            make_cgroup(cgroup, operations, pid)
+            return
+        await run_in_child(
+            lambda: make_cgroup(cgroup, operations, pid),
+            self._reaper,
+            what=f"making the systemd scope of container {self.id!r}",
+            timeout=_SCOPE_TIMEOUT,
+        )
 
     async def _mount_by_helpers(self, target: str) -> tuple[Mount, ...]:
         """Mount what only programs can mount outside of the container's pid namespace; what is left for the init."""

@@ -29,7 +29,7 @@ from .cgroup_settings import Setting
 from .oom import OomWatch
 from .pidfd import pidfd_open, pidfd_send_signal
 
-__all__ = ["Cgroup", "FreezerState", "checked_path", "path_parts"]
+__all__ = ["Cgroup", "FreezerState", "checked_path", "is_scope_path", "path_parts"]
 
 _REMOVE_SECONDS: Final = 2.0
 _ORDER: Final = (errno.EINVAL, errno.EBUSY)  # what a limit answers that is to be set after another
@@ -49,6 +49,7 @@ class Cgroup(ABC):
     __slots__ = ("_directories", "paths")
 
     version: ClassVar[int]
+    waits: ClassVar[bool] = False  # whether `make`, `update` and `remove` may wait for another program
 
     def __init__(self, paths: Mapping[str, str]) -> None:
         self.paths: Mapping[str, str] = dict(paths)
@@ -62,6 +63,16 @@ class Cgroup(ABC):
     @abstractmethod
     def create(self) -> None:
         """Make the directories where they are missing, with their parents. Raises: OSError."""
+
+    def make(self, pid: int, resources: Resources | None) -> None:
+        """Make the group for the process *pid*, which is to enter it, with the limits of *resources*.
+
+        Raises: as `create` and `apply`, ShimError.
+        """
+        del pid  # it enters by itself
+        self.create()
+        if resources is not None:
+            self.apply(resources)
 
     @abstractmethod
     def check(self, resources: Resources) -> None:
@@ -268,10 +279,10 @@ def _reason(error: OSError) -> str:
 
 def checked_path(path: str) -> str:
     """What `linux.cgroupsPath` says, without needless slashes. Raises: InvalidArgumentError, UnimplementedError."""
-    if path.count(":") == 2 and "/" not in path.partition(":")[2]:
+    if is_scope_path(path):
         raise UnimplementedError(
-            f"linux.cgroupsPath is {path!r}, which is for the systemd cgroup driver, which this version of the shim "
-            "does not have; set the kubelet's cgroupDriver to cgroupfs"
+            f"the path of a cgroup is {path!r}, which is for the systemd cgroup driver, and that makes groups for "
+            "containers only; name one such as /shims"
         )
     parts = path_parts(path)
     if not parts or ".." in parts or "\0" in path:
@@ -279,6 +290,11 @@ def checked_path(path: str) -> str:
             f"linux.cgroupsPath is {path!r}; it must name a group of the container's own, without `..`"
         )
     return ("/" if path.startswith("/") else "") + "/".join(parts)
+
+
+def is_scope_path(cgroups_path: str) -> bool:
+    """Whether `linux.cgroupsPath` has the form slice:prefix:name: the kubelet's, whatever options say."""
+    return cgroups_path.count(":") == 2 and "/" not in cgroups_path
 
 
 def path_parts(path: str) -> list[str]:

@@ -27,7 +27,7 @@ def features_document() -> bytes:
         "mountOptions": sorted(KNOWN_OPTIONS),
         "linux": {
             "namespaces": list(_NAMESPACES),
-            "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": True},
+            "cgroup": {"v1": True, "v2": True, "systemd": True, "systemdUser": False, "rdma": True},
             "seccomp": {
                 "enabled": True,
                 "actions": list(seccomp.ACTIONS),

@@ -35,7 +35,8 @@ def _choices(chosen: Namespace, *, keep: bool = False) -> Choices:
     pid_file = os.path.abspath(chosen.pid_file) if chosen.pid_file else ""
     bundle = os.path.abspath(chosen.bundle)
     console = os.path.abspath(chosen.console_socket) if chosen.console_socket else ""
-    return Choices(bundle, pid_file, console, chosen.preserve_fds, not chosen.no_new_keyring, keep)
+    keyring, systemd = not chosen.no_new_keyring, chosen.systemd_cgroup
+    return Choices(bundle, pid_file, console, chosen.preserve_fds, keyring, keep, systemd)
 
 
 def create(chosen: Namespace) -> int:

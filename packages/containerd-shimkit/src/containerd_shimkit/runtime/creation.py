@@ -43,6 +43,7 @@ class Choices:
     preserved: int = 0  # descriptors from 3 on
     new_keyring: bool = True
     keep: bool = False  # after `run`
+    systemd_cgroup: bool = False
 
 
 def create(store: Store, id: str, choices: Choices) -> None:  # noqa: A002
@@ -89,7 +90,13 @@ async def _make(id: str, directory: str, spec: Spec, line: FifoLine, choices: Ch
         )
     stdio = TerminalStreams("", "", console) if terminal else InheritedStdio()
     maker = Maker(directory, stdio, line, preserved, choices.new_keyring)
-    config = InstanceConfig(bundle=choices.bundle, namespace="", terminal=terminal, console_socket=console)
+    config = InstanceConfig(
+        choices.bundle,
+        namespace="",
+        terminal=terminal,
+        console_socket=console,
+        config={"systemd_cgroup": choices.systemd_cgroup},
+    )
     container = Container(id, config, spec, LinuxExecutor.of(spec.process), Reaper.current(), maker=maker)
     await container.create()
     try:

@@ -77,9 +77,10 @@ def _set_up_process(shim_cgroup: str) -> None:
         _log.warning("cannot raise the shim's oom_score_adj: %s", error)
     raise_descriptor_limit()  # each container of a pod takes a few
     if shim_cgroup:
+        from ..linux.cgroup import checked_path
         from ..linux.cgroups import cgroup_for
 
-        cgroup = cgroup_for(shim_cgroup)
+        cgroup = cgroup_for(checked_path(shim_cgroup))
         cgroup.create()
         cgroup.join()
 

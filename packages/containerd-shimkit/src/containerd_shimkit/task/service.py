@@ -372,11 +372,6 @@ def _instance_config(
         )
     options = Encoded(request.options.type_url, request.options.value)
     parsed = parse_options(options)
-    if parsed.systemd_cgroup:
-        raise UnimplementedError(
-            f"Create of task {request.id!r}: the runtime option SystemdCgroup is true, but this version has no systemd "
-            "cgroup driver; set it to false, and the kubelet's cgroupDriver to cgroupfs"
-        )
     return InstanceConfig(
         bundle=request.bundle,
         namespace=namespace,
