@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 from harness.containerd import Containerd, Install, find_install
 from harness.images import BUSYBOX, busybox_image
-from harness.leftovers import assert_clean
+from harness.leftovers import Leftovers, Scope, assert_clean
+from harness.oci import Bundle, lay_out
 from harness.zygotes import end_zygotes, our_zygotes, remove_dead, zygote_traces
 
 ROOT = Path(__file__).parent.parent
@@ -94,3 +96,20 @@ def busybox_tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("images") / "busybox.tar"
     busybox_image().write(path)
     return path
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Iterator[Bundle]:
+    if os.geteuid():
+        pytest.skip("containers need root")
+    group = f"oci-{secrets.token_hex(4)}"
+    made = lay_out(tmp_path / "bundle", tmp_path / "root", cgroups_path=f"/{group}/c")
+    scope = Scope(markers=(str(tmp_path),), spared=lambda: {os.getpid()}, spared_cgroups=frozenset({group}))
+    before = Leftovers.snapshot(scope)
+    yield made
+    made.end()
+    assert_clean(before)
+    for hierarchy in Path("/sys/fs/cgroup").iterdir():
+        parent = hierarchy / group
+        if parent.is_dir():
+            parent.rmdir()

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,34 +15,9 @@ from typing import Any
 import pytest
 from containerd_shimkit.linux.cgroups import cgroup_from
 from harness.containerd import Containerd
-from harness.leftovers import Leftovers, Scope, assert_clean
-from harness.oci import PROGRAM, Bundle, lay_out
+from harness.oci import PROGRAM, Bundle, wait_for
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Iterator[Bundle]:
-    if os.geteuid():
-        pytest.skip("containers need root")
-    group = f"oci-{secrets.token_hex(4)}"
-    made = lay_out(tmp_path / "bundle", tmp_path / "root", cgroups_path=f"/{group}/c")
-    scope = Scope(markers=(str(tmp_path),), spared=lambda: {os.getpid()}, spared_cgroups=frozenset({group}))
-    before = Leftovers.snapshot(scope)
-    yield made
-    made.end()
-    assert_clean(before)
-    for hierarchy in Path("/sys/fs/cgroup").iterdir():
-        parent = hierarchy / group
-        if parent.is_dir():
-            parent.rmdir()
-
-
-def wait_for(condition: Any) -> None:
-    until = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < until, "it did not come about in 20 s"
-        time.sleep(0.02)
 
 
 def test_a_container_goes_through_its_states(bundle: Bundle, tmp_path: Path) -> None:
@@ -369,7 +342,7 @@ def test_a_terminal_goes_to_the_console_socket(bundle: Bundle, tmp_path: Path) -
     )
     refused = bundle.call("create", "--bundle", str(bundle.directory), "none", check=False)
     assert refused.returncode == 1
-    assert "a terminal needs somebody who takes it" in refused.stderr
+    assert "nobody who stays takes it" in refused.stderr
     path = str(tmp_path / "console")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)

@@ -206,8 +206,8 @@ def _set(path: str, value: object) -> Callable[[dict[str, Any]], None]:
         (_set("process.args", ["/missing.wasm"]), InvalidArgumentError, "/missing.wasm: no such file or directory"),
         (
             _set("linux.cgroupsPath", "system.slice:cri-containerd:x"),
-            UnimplementedError,
-            "system.slice:cri-containerd:x",
+            FailedPreconditionError,
+            "systemd is not this host's init",
         ),
         (_set("linux.cgroupsPath", "/"), InvalidArgumentError, "linux.cgroupsPath"),
         (_set("linux.resources.memory", {"limit": 1}), ShimError, "memory"),
@@ -924,7 +924,7 @@ def test_runtime_options_are_heard_by_a_shim_that_serves_already(play: Play) -> 
             await container.wait()
         systemd = runtime_options_pb2.Options(config_body=b"SystemdCgroup = true").SerializeToString()
         container = pod.container([WASM], {WASM: SPINNER.bytes})
-        with pytest.raises(UnimplementedError, match="SystemdCgroup is true"):
+        with pytest.raises(FailedPreconditionError, match="systemd is not this host's init"):
             await container.create(options=any_pb2.Any(type_url="runtimeoptions.v1.Options", value=systemd))
         wrong = runtime_options_pb2.Options(config_body=b"procfs = 3").SerializeToString()
         container = pod.container([WASM], {WASM: SPINNER.bytes})

@@ -7,6 +7,7 @@ import os
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,3 +129,10 @@ def lay_out(directory: Path, root: Path, **settings: Any) -> Bundle:
     spec = default_spec(["sleep", "1000"], **settings)
     (directory / "config.json").write_text(json.dumps(spec))
     return Bundle(directory, root)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    until = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < until, "it did not come about in 20 s"
+        time.sleep(0.02)

@@ -19,7 +19,7 @@ from containerd_shimkit.errors import (
     InvalidArgumentError,
     UnavailableError,
 )
-from containerd_shimkit.linux import cgroup_v2, systemd_cgroups
+from containerd_shimkit.linux import booted, cgroup_v2, systemd_cgroups
 from containerd_shimkit.linux.cgroup import Cgroup
 from containerd_shimkit.linux.cgroup_mounts import Hierarchies, Hierarchy
 from containerd_shimkit.linux.cgroups import cgroup_for, cgroup_from
@@ -74,7 +74,7 @@ def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cgroup:
     hierarchies = Hierarchies({}, Hierarchy(str(top), "/"), is_unified=True)
     monkeypatch.setattr(systemd_cgroups, "read_hierarchies", lambda: hierarchies)
     monkeypatch.setattr(cgroup_v2, "read_hierarchies", lambda: hierarchies)
-    monkeypatch.setattr(systemd_cgroups, "_BOOTED", str(tmp_path))
+    monkeypatch.setattr(booted, "_DIRECTORY", str(tmp_path))
     return cgroup_for("a.slice:x:c1")
 
 
@@ -243,7 +243,7 @@ def test_paths_that_cannot_be_a_scopes_are_refused(paths: dict[str, str]) -> Non
 
 
 def test_where_systemd_is_not_the_init_the_cure_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(systemd_cgroups, "_BOOTED", str(tmp_path / "none"))
+    monkeypatch.setattr(booted, "_DIRECTORY", str(tmp_path / "none"))
     with pytest.raises(FailedPreconditionError, match=r"'a\.slice:x:c1'.*cgroupDriver, or the runtime's, to cgroupfs"):
         cgroup_for("a.slice:x:c1")
 
@@ -251,7 +251,7 @@ def test_where_systemd_is_not_the_init_the_cure_is_said(monkeypatch: pytest.Monk
 def test_a_host_of_version_1_has_the_scope_in_each_hierarchy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     hierarchies = Hierarchies({"name=systemd": Hierarchy("/cg/systemd", "/"), "cpu": Hierarchy("/cg/cpu", "/")})
     monkeypatch.setattr(systemd_cgroups, "read_hierarchies", lambda: hierarchies)
-    monkeypatch.setattr(systemd_cgroups, "_BOOTED", str(tmp_path))
+    monkeypatch.setattr(booted, "_DIRECTORY", str(tmp_path))
     group = cgroup_for("a-b.slice:x:c1")
     assert group.version == 1
     assert group.paths == {
@@ -262,6 +262,9 @@ def test_a_host_of_version_1_has_the_scope_in_each_hierarchy(monkeypatch: pytest
     assert cgroup_from(group.paths).paths == group.paths
 
 
-def test_a_path_of_the_other_form_is_refused_when_systemd_is_asked_for() -> None:
+def test_a_path_of_the_other_form_is_refused_when_systemd_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(booted, "_DIRECTORY", str(tmp_path))
     with pytest.raises(InvalidArgumentError, match="takes slice:prefix:name"):
         cgroup_for("/default/c1", by_systemd=True)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from importlib.machinery import BuiltinImporter, FrozenImporter, ModuleSpec
 from types import ModuleType
 from typing import Final
+
+from ..linux.booted import is_systemd_init
 
 __all__ = ["close_imports", "pin_libraries"]
 
@@ -39,7 +40,6 @@ _LAZY: Final = (
     "concurrent.futures._base",
 )
 _WITH_SYSTEMD: Final = ("containerd_shimkit.linux.systemd_cgroups",)
-_SYSTEMD_BOOTED: Final = "/run/systemd/system"  # sd_booted(3)
 # glibc 2.34 and newer have "files" and "dns" built in; before, they are these libraries. libgcc_s is for unwinding.
 _LIBRARIES: Final = ("libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2", "libgcc_s.so.1")
 _DATABASES: Final = ("passwd", "group", "shadow", "hosts", "networks", "protocols", "services", "ethers", "rpc")
@@ -59,7 +59,7 @@ class _Closed:
 
 def close_imports() -> None:
     """Make every later import of a file fail with ModuleNotFoundError; what is built into Python still works."""
-    for name in (*_LAZY, *(_WITH_SYSTEMD if os.path.isdir(_SYSTEMD_BOOTED) else ())):
+    for name in (*_LAZY, *(_WITH_SYSTEMD if is_systemd_init() else ())):
         try:
             importlib.import_module(name)
         except ImportError:

@@ -52,6 +52,7 @@ class ExecTask:
     stdio: tuple[int, int, int]
     channel: Channel
     executor: Executor
+    preserved: tuple[int, ...] = ()  # descriptors that the program is to have besides
 
 
 def run_exec(task: ExecTask) -> NoReturn:
@@ -78,14 +79,14 @@ def run_exec(task: ExecTask) -> NoReturn:
 
 def _enter(task: ExecTask) -> Site:
     """Enter the container but for its pid namespace, and become its user."""
-    forget_parent({task.channel.fileno(), *task.stdio})
+    forget_parent({task.channel.fileno(), *task.stdio, *task.preserved})
     process.set_dumpable(False)  # nobody may look into this process while it holds the host's things
     process.set_name("shim-exec")
     for target, descriptor in enumerate(task.stdio):
         os.dup2(descriptor, target)
     site = Site("", task.cgroup)
     apply_all(task.host, site)
-    process.close_descriptors({task.channel.fileno()})
+    process.close_descriptors({task.channel.fileno(), *task.preserved})
     process.join_new_session_keyring()  # the service's own keys are not the container's
     theirs = _open_namespaces(task)
     prepared = _prepare(task, theirs["mount"])
@@ -100,7 +101,7 @@ def _enter(task: ExecTask) -> Site:
             os.setresuid(0, 0, 0)
     # of the host nothing is open any more when the first path of the container is followed
     labels = [each.descriptor for each in (*site.keys, *site.labels)]
-    process.close_descriptors({task.channel.fileno(), *prepared.keep, *labels})
+    process.close_descriptors({task.channel.fileno(), *prepared.keep, *labels, *task.preserved})
     _make_streams(task, site)
     rlimits.restore_descriptor_limit()
     apply_all(task.outside, site)

@@ -26,7 +26,7 @@ from .executor import Executor
 from .init import error_from
 from .operations import Operation
 from .plan_exec import ExecPlan, plan_exec
-from .stdio import Stdio
+from .stdio import Stdio, Streams
 from .steps import Step, step_of
 from .terminal import TerminalStreams
 from .worker import fork_child
@@ -53,14 +53,29 @@ class Home:
 class Execution:
     """One such process. Methods are called one at a time; `exited` is of the process's end, with its output written."""
 
-    def __init__(self, id: str, home: Home, process: Process, config: InstanceConfig, executor: Executor) -> None:  # noqa: A002
-        """Plan it, touching nothing yet. Raises: InvalidArgumentError, UnimplementedError by the field's name."""
+    def __init__(
+        self,
+        id: str,  # noqa: A002
+        home: Home,
+        process: Process,
+        config: InstanceConfig,
+        executor: Executor,
+        *,
+        streams: Streams | None = None,
+        preserved: tuple[int, ...] = (),
+    ) -> None:
+        """Plan it, touching nothing yet. It has *streams* instead of the configuration's, and *preserved* descriptors.
+
+        Raises: InvalidArgumentError, UnimplementedError by the field's name.
+        """
         self.id = id
         self._home = home
         self._config = config
         self._plan: ExecPlan = plan_exec(process, home.spec, home.program)
         self._executor = executor
-        self._streams: Stdio | TerminalStreams | None = None
+        self._given = streams
+        self._preserved = preserved
+        self._streams: Streams | None = None
         self._channel: Channel | None = None
         self._joiner = 0
         self._joined: asyncio.Future[ExitStatus] | None = None
@@ -135,15 +150,17 @@ class Execution:
     def _too_late(self) -> ShimError:
         return FailedPreconditionError(f"container {self._home.id!r} has ended: process {self.id!r} cannot be started")
 
-    def _open_streams(self) -> Stdio | TerminalStreams:
+    def _open_streams(self) -> Streams:
         config = self._config
-        if self._plan.process_spec.terminal:
+        if self._given is not None:
+            self._streams = self._given
+        elif self._plan.process_spec.terminal:
             self._streams = TerminalStreams(config.stdin, config.stdout, config.console_socket)
         else:
             self._streams = Stdio(config.stdin, config.stdout, config.stderr)
         return self._streams
 
-    def _fork(self, streams: Stdio | TerminalStreams) -> None:
+    def _fork(self, streams: Streams) -> None:
         home, plan = self._home, self._plan
         self._channel, theirs = Channel.pair()
         try:
@@ -161,6 +178,7 @@ class Execution:
                 stdio=streams.child,
                 channel=theirs,
                 executor=self._executor,
+                preserved=self._preserved,
             )
             self._joiner = fork_child()
             if self._joiner == 0:

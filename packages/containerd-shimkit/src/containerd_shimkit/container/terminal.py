@@ -61,6 +61,11 @@ class TerminalStreams:
         (null,) = self._child
         return null, null, null
 
+    @property
+    def copies(self) -> bool:
+        """Whether the terminal is copied from and to, and has not been handed over."""
+        return not self._console_socket
+
     def close_child(self) -> None:
         """Let go of `child`, once it has been forked."""
         while self._child:

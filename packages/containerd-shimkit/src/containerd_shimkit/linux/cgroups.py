@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .booted import require_systemd
 from .cgroup import Cgroup, is_scope_path
 from .cgroup_mounts import UNIFIED, read_hierarchies
 from .cgroup_v1 import CgroupV1
@@ -25,6 +26,7 @@ def cgroup_for(cgroups_path: str, id: str = "", *, by_systemd: bool = False) -> 
     host has no control groups.
     """
     if by_systemd or is_scope_path(cgroups_path):
+        require_systemd(cgroups_path)  # first: the driver is loaded where it can be used
         from .systemd_cgroups import scope_for
 
         return scope_for(cgroups_path, id)

@@ -24,6 +24,7 @@ from ..errors import (
     UnavailableError,
 )
 from ..oci.resources import Pids, Resources
+from .booted import require_systemd
 from .cgroup import Cgroup, path_parts
 from .cgroup_files import steps
 from .cgroup_mounts import UNIFIED, read_hierarchies
@@ -40,7 +41,6 @@ SCOPE: Final = "scope"
 START_SECONDS: Final = 20.0
 _STOP_SECONDS: Final = 3.0  # containerd gives `delete` 5 s in all
 _LEFT_OVER_SECONDS: Final = 1.0
-_BOOTED: Final = "/run/systemd/system"  # sd_booted(3)
 _NAME: Final = "org.freedesktop.systemd1"
 _MANAGER: Final = DBusAddress("/org/freedesktop/systemd1", _NAME, f"{_NAME}.Manager")
 _JOB_REMOVED: Final = f"type='signal',sender='{_NAME}',interface='{_NAME}.Manager',member='JobRemoved'"
@@ -56,11 +56,7 @@ def scope_for(cgroups_path: str, id: str) -> Cgroup:  # noqa: A002
     """
     name = parse_scope_path(cgroups_path, id)
     hierarchies = read_hierarchies()
-    if not os.path.isdir(_BOOTED):
-        raise FailedPreconditionError(
-            f"linux.cgroupsPath is {cgroups_path!r}, which is for the systemd cgroup driver, but systemd is not this "
-            "host's init; set the kubelet's cgroupDriver, or the runtime's, to cgroupfs"
-        )
+    require_systemd(cgroups_path)
     if hierarchies.is_unified and hierarchies.v2 is not None:
         top = hierarchies.v2.mount_point
         directory = top.rstrip("/") + name.path

@@ -13,7 +13,23 @@ if TYPE_CHECKING:
     from .creation import Choices
     from .store import Store
 
-__all__ = ["create", "delete", "features", "kill", "list_containers", "ps", "run", "spec", "start", "state"]
+__all__ = [
+    "create",
+    "delete",
+    "events",
+    "execute",
+    "features",
+    "kill",
+    "list_containers",
+    "pause",
+    "ps",
+    "resume",
+    "run",
+    "spec",
+    "start",
+    "state",
+    "update",
+]
 
 
 def _store(chosen: Namespace) -> Store:
@@ -22,7 +38,7 @@ def _store(chosen: Namespace) -> Store:
     return Store(chosen.root or default_root())
 
 
-def _choices(chosen: Namespace, *, keep: bool = False) -> Choices:
+def _choices(chosen: Namespace, *, keep: bool = False, stays: bool = False) -> Choices:
     from .creation import Choices
 
     if chosen.no_pivot:
@@ -30,13 +46,17 @@ def _choices(chosen: Namespace, *, keep: bool = False) -> Choices:
             "--no-pivot is not supported: a container whose root is only changed can leave it; put the bundle on a "
             "file system that pivot_root(2) accepts, which is any but the initial RAM disk"
         )
-    if not 0 <= chosen.preserve_fds <= 1000:
-        raise InvalidArgumentError(f"--preserve-fds is {chosen.preserve_fds}; it must be 0 to 1000")
+    _check_preserved(chosen)
     pid_file = os.path.abspath(chosen.pid_file) if chosen.pid_file else ""
     bundle = os.path.abspath(chosen.bundle)
     console = os.path.abspath(chosen.console_socket) if chosen.console_socket else ""
     keyring, systemd = not chosen.no_new_keyring, chosen.systemd_cgroup
-    return Choices(bundle, pid_file, console, chosen.preserve_fds, keyring, keep, systemd)
+    return Choices(bundle, pid_file, console, chosen.preserve_fds, keyring, keep, systemd, stays)
+
+
+def _check_preserved(chosen: Namespace) -> None:
+    if not 0 <= chosen.preserve_fds <= 1000:
+        raise InvalidArgumentError(f"--preserve-fds is {chosen.preserve_fds}; it must be 0 to 1000")
 
 
 def create(chosen: Namespace) -> int:
@@ -53,7 +73,7 @@ def run(chosen: Namespace) -> int:
     from .creation import create as create_container
     from .creation import run as run_container
 
-    choices, store = _choices(chosen, keep=chosen.keep), _store(chosen)
+    choices, store = _choices(chosen, keep=chosen.keep, stays=not chosen.detach), _store(chosen)
     if not chosen.detach:
         return run_container(store, chosen.id, choices)
     create_container(store, chosen.id, choices)
@@ -139,4 +159,71 @@ def features(chosen: Namespace) -> int:
 
     del chosen
     print(json.dumps(json.loads(features_document()), indent=2))
+    return 0
+
+
+def execute(chosen: Namespace) -> int:
+    """run a further program in a container; ends with its exit status"""
+    from .execution import ExecChoices
+    from .execution import execute as execute_in
+
+    _check_preserved(chosen)
+    choices = ExecChoices(
+        process=os.path.abspath(chosen.process) if chosen.process else "",
+        args=chosen.args,
+        cwd=chosen.cwd,
+        env=chosen.env,
+        terminal=chosen.tty,
+        user=chosen.user,
+        groups=chosen.additional_gids,
+        capabilities=chosen.cap,
+        no_new_privileges=chosen.no_new_privs,
+        apparmor=chosen.apparmor,
+        label=chosen.process_label,
+        console_socket=os.path.abspath(chosen.console_socket) if chosen.console_socket else "",
+        pid_file=os.path.abspath(chosen.pid_file) if chosen.pid_file else "",
+        preserved=chosen.preserve_fds,
+        detach=chosen.detach,
+    )
+    return execute_in(_store(chosen).find(chosen.id), choices)
+
+
+def pause(chosen: Namespace) -> int:
+    """stop every process of a container where it is"""
+    from .control import pause as pause_container
+
+    store = _store(chosen)
+    with store.lock(chosen.id):
+        pause_container(store.find(chosen.id))
+    return 0
+
+
+def resume(chosen: Namespace) -> int:
+    """let a paused container go on"""
+    from .control import resume as resume_container
+
+    store = _store(chosen)
+    with store.lock(chosen.id):
+        resume_container(store.find(chosen.id))
+    return 0
+
+
+def update(chosen: Namespace) -> int:
+    """change the limits of a container"""
+    from .control import update as update_container
+    from .limits import resources_of
+
+    resources, store = resources_of(chosen), _store(chosen)
+    with store.lock(chosen.id):
+        update_container(store.find(chosen.id), resources)
+    return 0
+
+
+def events(chosen: Namespace) -> int:
+    """print what a container uses, again and again, and kills for want of memory"""
+    from .events import as_line, figures, follow
+
+    entry = _store(chosen).find(chosen.id)
+    for event in [figures(entry)] if chosen.stats else follow(entry, chosen.interval):
+        print(as_line(event), flush=True)
     return 0

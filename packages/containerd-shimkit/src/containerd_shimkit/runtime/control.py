@@ -10,15 +10,17 @@ from typing import Final
 from ..container.channel import Channel
 from ..container.cleanup import clean_up
 from ..container.init import error_from
+from ..container.plan_cgroup import with_default_devices
 from ..container.runtime_hooks import RuntimeHooks
 from ..errors import FailedPreconditionError, InvalidArgumentError
 from ..linux.pidfd import kill_process
+from ..oci.resources import Resources
 from ..oci.spec import read_spec
 from ..shim.reaper import Reaper
 from .loop import with_loop
 from .store import Entry, Store
 
-__all__ = ["delete", "kill", "signal_number", "start", "start_now"]
+__all__ = ["delete", "kill", "pause", "resume", "signal_number", "start", "start_now", "update"]
 
 _MOST: Final = 128 * 1024
 
@@ -85,6 +87,27 @@ def kill(entry: Entry, number: int, *, everyone: bool) -> None:
         entry.cgroup.signal_all(number, but=init.pid)
     if number == signal.SIGKILL:
         entry.cgroup.let_killed_end()
+
+
+def pause(entry: Entry) -> None:
+    """Stop every process of a running container where it is. Raises: FailedPreconditionError, ShimError."""
+    if entry.status != "running":
+        raise FailedPreconditionError(f"container {entry.id!r} is {entry.status}; only a running one can be paused")
+    entry.cgroup.freeze()
+
+
+def resume(entry: Entry) -> None:
+    """Let a paused container go on. Raises: FailedPreconditionError, ShimError."""
+    if entry.status != "paused":
+        raise FailedPreconditionError(f"container {entry.id!r} is {entry.status}; only a paused one can be resumed")
+    entry.cgroup.thaw()
+
+
+def update(entry: Entry, resources: Resources) -> None:
+    """Change a living container's limits. Raises: FailedPreconditionError, ShimError with field and value."""
+    if not entry.pid:
+        raise FailedPreconditionError(f"container {entry.id!r} is {entry.status}; limits are a living one's")
+    entry.cgroup.update(with_default_devices(resources) if resources.devices else resources)
 
 
 def delete(store: Store, id: str, *, force: bool) -> None:  # noqa: A002

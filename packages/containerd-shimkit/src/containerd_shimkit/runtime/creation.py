@@ -5,32 +5,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pwd import getpwuid
-from typing import Final
 
 from ..container.channel import FifoLine
 from ..container.executor import LinuxExecutor
 from ..container.lifecycle import Container, Maker
-from ..container.stdio import InheritedStdio
-from ..container.terminal import TerminalStreams
+from ..container.stdio import Streams
 from ..errors import InvalidArgumentError
 from ..instance import ExitStatus, InstanceConfig
 from ..oci.spec import Spec, read_spec
 from ..shim.reaper import Reaper
 from .control import start
+from .handover import handing_on_signals, preserved_descriptors, raw_if_needed, streams_of, write_pid
 from .loop import with_loop
 from .store import Entry, Record, Store
 
 __all__ = ["Choices", "create", "run"]
 
 _log = logging.getLogger(__name__)
-_FIRST_PRESERVED: Final = 3
-_NEVER_HANDED_ON: Final = {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGURG}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +40,7 @@ class Choices:
     new_keyring: bool = True
     keep: bool = False  # after `run`
     systemd_cgroup: bool = False
+    stays: bool = False  # whether this process stays until the container has ended
 
 
 def create(store: Store, id: str, choices: Choices) -> None:  # noqa: A002
@@ -63,7 +60,7 @@ async def _create_and_go(store: Store, id: str, choices: Choices) -> None:  # no
     await _create(store, id, choices)
 
 
-async def _create(store: Store, id: str, choices: Choices) -> Container:  # noqa: A002
+async def _create(store: Store, id: str, choices: Choices) -> tuple[Container, Streams]:  # noqa: A002
     spec = read_spec(choices.bundle)
     directory = store.add(id)
     try:
@@ -76,19 +73,18 @@ async def _create(store: Store, id: str, choices: Choices) -> Container:  # noqa
         raise
 
 
-async def _make(id: str, directory: str, spec: Spec, line: FifoLine, choices: Choices) -> Container:  # noqa: A002
-    preserved = tuple(range(_FIRST_PRESERVED, _FIRST_PRESERVED + choices.preserved))
-    for descriptor in preserved:
-        _make_inheritable(descriptor)
+async def _make(
+    id: str,  # noqa: A002
+    directory: str,
+    spec: Spec,
+    line: FifoLine,
+    choices: Choices,
+) -> tuple[Container, Streams]:
+    preserved = preserved_descriptors(choices.preserved)
     if spec.process is None:
         raise InvalidArgumentError("config.json has no `process`: there is nothing to run; add process.args")
     terminal, console = spec.process.terminal, choices.console_socket
-    if terminal != bool(console):
-        raise InvalidArgumentError(
-            f"process.terminal is {str(terminal).lower()} and --console-socket is {console!r}: a terminal needs "
-            "somebody who takes it, and the other way round; give both, or none"
-        )
-    stdio = TerminalStreams("", "", console) if terminal else InheritedStdio()
+    stdio = streams_of(terminal=terminal, console_socket=console, stays=choices.stays)
     maker = Maker(directory, stdio, line, preserved, choices.new_keyring)
     config = InstanceConfig(
         choices.bundle,
@@ -101,17 +97,17 @@ async def _make(id: str, directory: str, spec: Spec, line: FifoLine, choices: Ch
     await container.create()
     try:
         if choices.pid_file:
-            _write_pid(choices.pid_file, container.pid)
+            write_pid(choices.pid_file, container.pid)
     except BaseException:
         await container.delete()
         raise
-    return container
+    return container, stdio
 
 
 async def _run(store: Store, id: str, choices: Choices) -> int:  # noqa: A002
-    container = await _create(store, id, choices)
+    container, streams = await _create(store, id, choices)
     try:
-        with _signals_for(container):
+        with handing_on_signals(container.kill, container.exited), raw_if_needed(streams):
             with store.lock(id):
                 await start(store.find(id))
             status: ExitStatus = await asyncio.shield(container.exited)
@@ -142,39 +138,3 @@ def _line_of(entry: Entry) -> Generator[FifoLine, None, None]:
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
-
-
-def _make_inheritable(descriptor: int) -> None:
-    try:
-        os.set_inheritable(descriptor, True)
-    except OSError:
-        raise InvalidArgumentError(
-            f"--preserve-fds asks for descriptor {descriptor}, which is not open; pass as many as are open from 3 on"
-        ) from None
-
-
-def _write_pid(path: str, pid: int) -> None:
-    """Write the pid file, whole from the moment when it is there. Raises: OSError."""
-    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{os.getpid()}")
-    with open(temporary, "w", encoding="ascii") as file:
-        file.write(str(pid))
-    os.rename(temporary, path)
-
-
-@contextmanager
-def _signals_for(container: Container) -> Generator[None, None, None]:
-    """Hand every signal that arrives on to the container's init."""
-    loop = asyncio.get_running_loop()
-    handed_on = set(signal.Signals) - _NEVER_HANDED_ON - {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
-
-    def hand_on(number: int) -> None:
-        if not container.exited.done():
-            container.kill(number)
-
-    for each in handed_on:
-        loop.add_signal_handler(each, hand_on, each)
-    try:
-        yield
-    finally:
-        for each in handed_on:
-            loop.remove_signal_handler(each)

@@ -24,7 +24,8 @@ Add: TypeAlias = Callable[[argparse.ArgumentParser], None]
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Carry out one command; what goes wrong is said on standard error, and in the file of `--log`."""
-    chosen = _parser().parse_args(args)
+    words = sys.argv[1:] if args is None else args
+    chosen = _parser(words).parse_args(words)
     _configure_log(chosen)
     try:
         status = chosen.run(chosen)
@@ -50,7 +51,8 @@ class _Version(argparse.Action):
         sys.exit(0)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of *words*: only commands that stand there have their own arguments."""
     parser = argparse.ArgumentParser(_PROGRAM, description="Run containers from OCI bundles.", allow_abbrev=False)
     parser.add_argument("--root", metavar="DIR", help="where containers are kept")
     parser.add_argument("--log", metavar="FILE", default="", help="where messages go, in place of standard error")
@@ -65,7 +67,8 @@ def _parser() -> argparse.ArgumentParser:
         text = (command.__doc__ or "").partition("\n")[0]
         each = subparsers.add_parser(name, help=text, description=text, allow_abbrev=False)
         each.set_defaults(run=command)
-        add(each)
+        if name in words:
+            add(each)
     return parser
 
 
@@ -125,6 +128,44 @@ def _spec(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rootless", action="store_true", help="for a user other than root")
 
 
+def _exec(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-p", "--process", metavar="FILE", default="", help="all of the process, as JSON")
+    parser.add_argument("--cwd", default="", help="its working directory in the container")
+    parser.add_argument("-e", "--env", metavar="NAME=VALUE", action="append", default=[], help="one more, each time")
+    parser.add_argument("-t", "--tty", action="store_true", help="with a terminal")
+    parser.add_argument("-u", "--user", metavar="UID[:GID]", default="", help="whom it runs as")
+    parser.add_argument("-g", "--additional-gids", metavar="GID", type=int, action="append", default=[])
+    parser.add_argument("-c", "--cap", metavar="NAME", action="append", default=[], help="one capability more")
+    parser.add_argument("--no-new-privs", action="store_true")
+    parser.add_argument("--apparmor", metavar="PROFILE", default="")
+    parser.add_argument("--process-label", metavar="LABEL", default="", help="for SELinux")
+    parser.add_argument("-d", "--detach", action="store_true", help="do not wait for its end")
+    parser.add_argument("--console-socket", metavar="PATH", default="", help="the socket that is sent the terminal")
+    parser.add_argument("--pid-file", metavar="FILE", default="", help="where its pid is written")
+    parser.add_argument("--preserve-fds", metavar="N", type=int, default=0, help="hand on N descriptors from 3 on")
+    _id(parser)
+    parser.add_argument("args", metavar="PROGRAM", nargs=argparse.REMAINDER, help="and its arguments")
+
+
+def _update(parser: argparse.ArgumentParser) -> None:
+    from .limits import FLAGS
+
+    parser.add_argument("-r", "--resources", metavar="FILE", default="", help="all limits, as JSON; -: standard input")
+    for flag, (_field, text) in FLAGS.items():
+        parser.add_argument(f"--{flag}", metavar="N", help=text)
+    _id(parser)
+
+
+def _events(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--stats", action="store_true", help="print the figures once")
+    parser.add_argument("--interval", metavar="SECONDS", type=_seconds, default=5.0, help="as 5 or 5s (default)")
+    _id(parser)
+
+
+def _seconds(text: str) -> float:
+    return float(text.removesuffix("s"))
+
+
 def _nothing(parser: argparse.ArgumentParser) -> None:
     del parser
 
@@ -138,6 +179,11 @@ _COMMANDS: Final[Sequence[tuple[str, Callable[[argparse.Namespace], int], Add]]]
     ("delete", commands.delete, _delete),
     ("list", commands.list_containers, _list),
     ("ps", commands.ps, _ps),
+    ("exec", commands.execute, _exec),
+    ("pause", commands.pause, _id),
+    ("resume", commands.resume, _id),
+    ("update", commands.update, _update),
+    ("events", commands.events, _events),
     ("spec", commands.spec, _spec),
     ("features", commands.features, _nothing),
 )

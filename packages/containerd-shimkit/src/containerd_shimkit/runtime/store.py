@@ -16,8 +16,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from ..container.state import ContainerState, read_state
-from ..errors import AlreadyExistsError, FailedPreconditionError, InternalError, InvalidArgumentError, NotFoundError
-from ..linux.cgroup import Cgroup
+from ..errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    ShimError,
+)
+from ..linux.cgroup import Cgroup, FreezerState
 from ..linux.cgroups import cgroup_from
 from ..linux.own_directory import make_own_directory
 
@@ -72,9 +79,17 @@ class Entry:
         """One of creating, created, running, paused, stopped."""
         if not self.pid:
             return "creating" if self.state.init is None else "stopped"
-        if os.path.exists(self.requests):
-            return "created"
-        return "running"
+        if self.is_paused:
+            return "paused"
+        return "created" if os.path.exists(self.requests) else "running"
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the freezer has stopped it, or is about to."""
+        try:
+            return bool(self.state.cgroup_paths) and self.cgroup.freezer_state() is not FreezerState.THAWED
+        except ShimError:
+            return False  # it has no freezer, or is just going
 
     @property
     def requests(self) -> str:
