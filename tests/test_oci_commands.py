@@ -86,16 +86,13 @@ def test_signals_to_run_reach_the_container(bundle: Bundle) -> None:
 
 def test_a_descriptor_is_handed_on_when_asked_for_and_no_other(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("preserved")
-    descriptor = os.open(tmp_path / "file", os.O_RDONLY)
-    try:
-        os.dup2(descriptor, 3)
-        os.dup2(descriptor, 4)
-        bundle.change(lambda spec: spec["process"].update(args=["sh", "-c", "cat <&3; ls /proc/self/fd"]))
-        done = bundle.call("run", "--preserve-fds", "1", bundle.new_id(), pass_fds=(3, 4))
-        assert done.stdout == "preserved0\n1\n2\n3\n4\n", "4 is the directory that ls lists"
-    finally:
-        for each in {descriptor, 3, 4}:
-            os.close(each)
+    bundle.change(lambda spec: spec["process"].update(args=["sh", "-c", "cat <&3; ls /proc/self/fd"]))
+    opened = f'exec "$@" 3<{tmp_path}/file 4<{tmp_path}/file'  # in that process: here they are others'
+    command = [PROGRAM, "--root", str(bundle.root), "run", "--preserve-fds", "1", bundle.new_id()]
+    done = subprocess.run(
+        ["sh", "-c", opened, "sh", *command], cwd=bundle.directory, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "preserved0\n1\n2\n3\n4\n", "4 is the directory that ls lists"
     missing = bundle.call("run", "--preserve-fds", "500", bundle.new_id(), check=False)
     assert "--preserve-fds asks for descriptor" in missing.stderr
 

@@ -564,7 +564,6 @@ def test_the_weight_goes_to_the_scheduler_that_there_is(group: CgroupV1) -> None
     ("resources", "says"),
     [
         (Resources(block_io=BlockIo(leaf_weight=20)), "blockIO.leafWeight is '20', but this kernel has no blkio.leaf"),
-        (Resources(memory=Memory(kernel=1 << 22)), "memory.kernel is 4194304, but this kernel no longer "),
         (Resources(hugepage_limits=(HugepageLimit("3MB", 1),)), "hugepageLimits[0] is '1', but this "),
         (Resources(rdma=(RdmaLimit("mlx4_0", 1),)), "rdma['mlx4_0'] is 'mlx4_0 hca_handle=1 hca_object=max',"),
         (Resources(network=Network(priorities=(("nosuch0", 1),))), "network.priorities[0] is 'nosuch0 1', "),
@@ -577,6 +576,14 @@ def test_what_this_host_does_not_have_is_named_with_its_value(group: CgroupV1, r
         group.check(resources)
         group.apply(resources)
     assert f"linux.resources.{says}" in str(caught.value)
+
+
+@pytest.mark.root
+def test_a_limit_that_the_kernel_takes_and_forgets_is_said(group: CgroupV1, caplog: pytest.LogCaptureFixture) -> None:
+    group.create()
+    group.apply(Resources(memory=Memory(kernel=1 << 22)))
+    if int(value(group, "memory", "memory.kmem.limit_in_bytes")) > 1 << 22:
+        assert "memory.kernel is 4194304, which has no effect" in caplog.text
 
 
 @pytest.mark.root

@@ -5,6 +5,7 @@ On the path of every start, so no file is looked at that need not be. Source: ke
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from signal import SIGKILL
@@ -19,6 +20,8 @@ from .cgroup_settings import Setting, compile_resources
 from .oom import OomWatch, OomWatchV1
 
 __all__ = ["CgroupV1"]
+
+_log = logging.getLogger(__name__)
 
 _KILL_SECONDS: Final = 5.0
 _PIDS_FROM: Final = ("pids", "freezer", "memory")  # whichever there is: a process is in every hierarchy
@@ -156,12 +159,13 @@ class CgroupV1(Cgroup):
         )
 
     def _check_kernel_limit(self, resources: Resources) -> None:
-        """A kernel that has given this limit up may take it and forget it."""
+        """A kernel that has given this limit up, which the specification advises against, takes it and forgets it."""
         limit = resources.memory and resources.memory.kernel
         if limit and limit > 0 and int(self._read(f"{self.paths['memory']}/memory.kmem.limit_in_bytes")) > limit:
-            raise FailedPreconditionError(
-                f"linux.resources.memory.kernel is {limit}, but this kernel no longer limits its memory by itself; "
-                "leave it out: memory.limit counts that memory too"
+            _log.warning(
+                "linux.resources.memory.kernel is %s, which has no effect: this kernel no longer limits its memory by "
+                "itself; memory.limit counts that memory too",
+                limit,
             )
 
     def _freezer(self) -> str:
