@@ -1020,19 +1020,6 @@ def test_a_compiler_does_not_outlive_a_killed_shim(play: Play) -> None:
     play(scenario)
 
 
-def test_every_method_that_is_not_there_yet_says_so(play: Play) -> None:
-    async def scenario(pod: Pod) -> None:
-        container = pod.container([WASM], {WASM: HELLO_WORLD.bytes})
-        await container.create()
-        for method in ("Pause", "Resume", "Checkpoint", "Update"):
-            with pytest.raises(UnimplementedError, match=method):
-                await container.call(method)
-            with pytest.raises(NotFoundError):
-                await pod.call(method, id="nobody")
-
-    play(scenario)
-
-
 def _process(*args: str, **fields: object) -> any_pb2.Any:
     document = {"args": list(args), "cwd": "/", "env": ["PATH=/bin"], "noNewPrivileges": True, **fields}
     url = "types.containerd.io/opencontainers/runtime-spec/1/Process"

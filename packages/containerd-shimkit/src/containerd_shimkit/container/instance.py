@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import signal as signals
+from collections.abc import Mapping, Sequence
 
 from ..errors import FailedPreconditionError, InvalidArgumentError
 from ..instance import Encoded, ExitStatus, Instance, InstanceConfig, ProcessInfo
@@ -59,8 +60,10 @@ class ContainerInstance(Instance):
     async def kill(self, signal: int, exec_id: str | None = None, all: bool = False) -> None:  # noqa: A002
         if exec_id:
             self.container.execution(exec_id).kill(signal)
-        else:
-            self.container.kill(signal, all_processes=all)
+            return
+        if signal == signals.SIGKILL:
+            await self.container.freezing.give_way()
+        self.container.kill(signal, all_processes=all)
 
     async def delete(self) -> None:
         await self.container.delete()
@@ -96,8 +99,18 @@ class ContainerInstance(Instance):
     async def delete_exec(self, exec_id: str) -> None:
         await self.container.remove_execution(exec_id)
 
+    async def pause(self) -> None:
+        await self.container.freezing.pause()
+
+    async def resume(self) -> None:
+        await self.container.freezing.resume()
+
     async def pids(self) -> Sequence[ProcessInfo]:
         return self.container.pids()
+
+    async def update(self, resources: Encoded, annotations: Mapping[str, str]) -> None:
+        await self.container.limits.update(resources)
+        self.container.add_annotations(annotations)
 
     async def stats(self) -> Encoded:
         return self.container.stats()

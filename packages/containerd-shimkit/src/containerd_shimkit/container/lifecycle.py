@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import signal as signals
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,8 +36,10 @@ from .execution import Execution, Home
 from .executor import Executor
 from .filters import filter_of
 from .forker import Forker
+from .freezing import Freezing
 from .init import InitTask, error_from
 from .labels import check_labels
+from .limits import Limits
 from .net_devices import move_net_devices
 from .plan import Plan, plan_container, with_filter, with_terminal
 from .remover import Remover
@@ -106,6 +108,9 @@ class Container:
         self._executor = executor
         _warn_of_unknown_capabilities(id, spec)
         self._reaper = reaper
+        self.freezing = Freezing(id, self._cgroup, reaper)
+        resources = spec.linux.resources if spec.linux else None
+        self.limits = Limits(id, self._cgroup, resources.devices if resources else (), reaper)
         self._hooks = RuntimeHooks(id, config.bundle, spec.annotations, spec.hooks, reaper)
         self._answer = answer
         self._stdio: Streams | TerminalStreams | None = None
@@ -198,6 +203,11 @@ class Container:
         """End the process that was added as *id*, if it runs, and forget it. Raises: NotFoundError."""
         await self.execution(id).close()
         self._executions.pop(id, None)
+
+    def add_annotations(self, annotations: Mapping[str, str]) -> None:
+        """Have the hooks that are still to come told of *annotations* besides the container's own."""
+        if annotations:
+            self._hooks.add_annotations(annotations)
 
     def resize(self, width: int, height: int) -> None:
         """Tell the init's terminal, if it has one, its size in characters."""
@@ -475,6 +485,7 @@ class Container:
 
     async def _end_init(self) -> None:
         if self.pid:
+            await self.freezing.give_way()
             if self._reaper.kill(self.pid, signals.SIGKILL):
                 self._cgroup.let_killed_end()
             await asyncio.shield(self.exited)

@@ -37,6 +37,10 @@ class RuntimeHooks:
         self._hooks = hooks
         self._reaper = reaper
 
+    def add_annotations(self, annotations: Mapping[str, str]) -> None:
+        """Tell hooks from now on of *annotations* too, which replace those of the same names."""
+        self._annotations = {**self._annotations, **annotations}
+
     async def run(self, status: str, pid: int, *kinds: str) -> None:
         """Run the hooks of *kinds* until one fails; *status* is the state that they are told.
 

@@ -1,6 +1,7 @@
 """The events of a task's life, as values that know their topic and bytes.
 
 Order per task: create, start, exit, delete; without a start, create, then exit if a process had been there, delete.
+In between start and exit: oom, which comes before the exit of the same kill; paused and resumed in turns.
 Order per exec, in between: added, started, exit.
 Encoded by hand, so that the values need no protobuf runtime. Source: containerd, api/events/task.proto.
 """
@@ -24,6 +25,9 @@ __all__ = [
     "TaskExecAdded",
     "TaskExecStarted",
     "TaskExit",
+    "TaskOom",
+    "TaskPaused",
+    "TaskResumed",
     "TaskStart",
 ]
 
@@ -152,7 +156,43 @@ class TaskExecStarted:
         )
 
 
-TaskEvent = TaskCreate | TaskStart | TaskExit | TaskDelete
+@dataclass(frozen=True, slots=True)
+class TaskOom:
+    """The kernel has killed a process of the task for its memory limit."""
+
+    topic: ClassVar[str] = "/tasks/oom"
+    container_id: str
+
+    def encode(self) -> Encoded:
+        """The event as containerd forwards it."""
+        return Encoded("containerd.events.TaskOOM", bytes_field(1, self.container_id))
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPaused:
+    """Every process of a task has been frozen."""
+
+    topic: ClassVar[str] = "/tasks/paused"
+    container_id: str
+
+    def encode(self) -> Encoded:
+        """The event as containerd forwards it."""
+        return Encoded("containerd.events.TaskPaused", bytes_field(1, self.container_id))
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResumed:
+    """A paused task goes on."""
+
+    topic: ClassVar[str] = "/tasks/resumed"
+    container_id: str
+
+    def encode(self) -> Encoded:
+        """The event as containerd forwards it."""
+        return Encoded("containerd.events.TaskResumed", bytes_field(1, self.container_id))
+
+
+TaskEvent = TaskCreate | TaskStart | TaskExit | TaskDelete | TaskOom | TaskPaused | TaskResumed
 
 
 def _encode_mount(mount: Mount) -> bytes:

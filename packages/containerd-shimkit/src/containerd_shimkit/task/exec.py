@@ -37,7 +37,7 @@ class Exec:
         instance: Instance,
         config: InstanceConfig,
         events: EventSink,
-        may_start: Callable[[], bool],
+        why_not: Callable[[], str],
     ) -> None:
         self.task_id = task_id
         self.id = id
@@ -47,7 +47,7 @@ class Exec:
         self.end: ExitStatus | None = None
         self._instance = instance
         self._events = events
-        self._may_start = may_start
+        self._why_not = why_not
         self._ended = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
 
@@ -63,10 +63,8 @@ class Exec:
 
     async def start(self) -> int:
         """Run it; its pid. A start that fails ends it, which can then be deleted."""
-        if not self._may_start():
-            raise FailedPreconditionError(
-                f"process {self.id!r} cannot be started: task {self.task_id!r} does not run (any more)"
-            )
+        if reason := self._why_not():
+            raise FailedPreconditionError(f"process {self.id!r} cannot be started: task {self.task_id!r} {reason}")
         self._move(Action.START)
         try:
             self.pid = await self._instance.start_exec(self.id)

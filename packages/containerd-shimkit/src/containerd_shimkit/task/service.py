@@ -1,8 +1,7 @@
 """containerd's Task API, versions 2 and 3: protobuf to values and back, one short method a request.
 
-Pause, Resume, Update and Checkpoint are refused as unimplemented, the rest is there. Create, Start, Kill, Exec and
-Delete go on to their end when their caller is gone: half of one of them would leave processes and mounts that nobody
-knows of.
+Checkpoint is refused as unimplemented, the rest is there. What changes a task goes on to its end when its caller is
+gone: half of a Create or a Delete would leave processes and mounts that nobody knows of.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from .events import EventSink
 from .exec import Exec
 from .identifiers import check_identifier, shorten
 from .options import parse_options
-from .state import status_of_state
+from .state import TaskState, status_of_state
 from .task import Task
 from .timestamps import split_timestamp
 
@@ -49,6 +48,10 @@ MAX_SIGNAL: Final = 64  # SIGRTMAX of Linux, signal(7)
 SHUTDOWN_DELAY: Final = 0.02
 FORGOTTEN_SHUTDOWN: Final = 10.0
 ABANDONED_END: Final = 10.0
+_NO_CHECKPOINTS: Final = (
+    "this shim can neither save a container's processes nor restore them, as a wasm guest is no process that could be "
+    "executed again: it lives in one of the shim's own; start a container anew instead"
+)
 _PROCESS_DETAILS: Final = "containerd.runc.v1.ProcessDetails"
 
 _logger = logging.getLogger(__name__)
@@ -124,14 +127,14 @@ class TaskService:
             "Start": self._plain("Start", task_pb2.StartRequest, self._start),
             "Delete": self._plain("Delete", task_pb2.DeleteRequest, self._delete),
             "Pids": self._plain("Pids", task_pb2.PidsRequest, self._pids),
-            "Pause": self._refused("Pause", task_pb2.PauseRequest),
-            "Resume": self._refused("Resume", task_pb2.ResumeRequest),
-            "Checkpoint": self._refused("Checkpoint", task_pb2.CheckpointTaskRequest),
+            "Pause": self._plain("Pause", task_pb2.PauseRequest, self._pause),
+            "Resume": self._plain("Resume", task_pb2.ResumeRequest, self._resume),
+            "Checkpoint": self._plain("Checkpoint", task_pb2.CheckpointTaskRequest, self._checkpoint),
             "Kill": self._plain("Kill", task_pb2.KillRequest, self._kill),
             "Exec": self._traced("Exec", task_pb2.ExecProcessRequest, self._exec),
             "ResizePty": self._plain("ResizePty", task_pb2.ResizePtyRequest, self._resize_pty),
             "CloseIO": self._plain("CloseIO", task_pb2.CloseIORequest, self._close_io),
-            "Update": self._refused("Update", task_pb2.UpdateTaskRequest),
+            "Update": self._plain("Update", task_pb2.UpdateTaskRequest, self._update),
             "Wait": self._plain("Wait", task_pb2.WaitRequest, self._wait),
             "Stats": self._plain("Stats", task_pb2.StatsRequest, self._stats),
             "Connect": self._plain("Connect", task_pb2.ConnectRequest, self._connect),
@@ -149,7 +152,7 @@ class TaskService:
             id=process.id,
             bundle=task.instance.config.bundle,
             pid=process.pid,
-            status=task_types_pb2.Status.Name(status_of_state(process.state)),
+            status=task_types_pb2.Status.Name(status_of_state(_state_of(process, task))),
             stdin=config.stdin,
             stdout=config.stdout,
             stderr=config.stderr,
@@ -219,6 +222,23 @@ class TaskService:
             raise InvalidArgumentError(f"signal {request.signal} for task {task.id!r} is not one of 1 to {MAX_SIGNAL}")
         work = process.kill(request.signal) if process else task.kill(request.signal, request.all)
         await self._finish(f"Kill of {task.id}", work)
+
+    async def _pause(self, request: task_pb2.PauseRequest) -> None:
+        task = self._find(request.id)
+        await self._finish(f"Pause of {task.id}", task.pause())
+
+    async def _resume(self, request: task_pb2.ResumeRequest) -> None:
+        task = self._find(request.id)
+        await self._finish(f"Resume of {task.id}", task.resume())
+
+    async def _update(self, request: task_pb2.UpdateTaskRequest) -> None:
+        task = self._find(request.id)
+        resources = Encoded(request.resources.type_url, request.resources.value)
+        await self._finish(f"Update of {task.id}", task.update(resources, dict(request.annotations)))
+
+    async def _checkpoint(self, request: task_pb2.CheckpointTaskRequest) -> None:
+        task = self._find(request.id)
+        raise UnimplementedError(f"cannot do Checkpoint for task {task.id!r}: {_NO_CHECKPOINTS}")
 
     async def _wait(self, request: task_pb2.WaitRequest) -> Message:
         task = self._find(request.id)
@@ -310,13 +330,6 @@ class TaskService:
     def _plain(self, name: str, make: Callable[[], _R], method: Callable[[_R], Awaitable[Message | None]]) -> Handler:
         return self._traced(name, make, lambda request, _: method(request))
 
-    def _refused(self, name: str, make: Callable[[], _R]) -> Handler:
-        async def refuse(request: _R) -> None:
-            self._find(request.id)
-            raise UnimplementedError(f"cannot do {name} for task {request.id!r}: this shim does not implement it")
-
-        return self._plain(name, make, refuse)
-
     def _traced(
         self, name: str, make: Callable[[], _R], method: Callable[[_R, TraceContext], Awaitable[Message | None]]
     ) -> Handler:
@@ -364,7 +377,7 @@ def _instance_config(
     for name in ("checkpoint", "parent_checkpoint"):
         if value := getattr(request, name):
             raise UnimplementedError(
-                f"Create of task {request.id!r} asks for {name} = {shorten(str(value))}, which this shim cannot do"
+                f"Create of task {request.id!r} asks for {name} = {shorten(str(value))}: {_NO_CHECKPOINTS}"
             )
     if not os.path.isabs(request.bundle) or not _is_directory(request.bundle):
         raise InvalidArgumentError(
@@ -392,6 +405,13 @@ def _is_directory(path: str) -> bool:
         return os.path.isdir(path)
     except ValueError:  # a NUL in it, before Python 3.13
         return False
+
+
+def _state_of(process: Task | Exec, task: Task) -> TaskState:
+    """A process that runs in a paused container is paused."""
+    if process.state is TaskState.RUNNING and task.state in (TaskState.PAUSING, TaskState.PAUSED):
+        return task.state
+    return process.state
 
 
 def _timestamp(moment: datetime) -> Timestamp:

@@ -3,8 +3,8 @@
 A task is CREATING while its instance is being made, CREATED while a process waits (or nothing runs yet), STARTING
 while that process is let go, then RUNNING until its end is recorded: STOPPED. DELETING frees it; a delete that fails
 leads back to STOPPED, from where it can be tried again. The end is recorded from CREATED too (a kill before the
-start), from STARTING only when the start failed, and in DELETING without changing the state. PAUSING and PAUSED are
-containerd's, and stand here so that the table stays whole when an instance can pause.
+start), from STARTING only when the start failed, and in DELETING without changing the state. A task is PAUSING while
+its processes are being frozen, then PAUSED until it is resumed, or killed. Its limits may be changed while it lives.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Action(Enum):
     FINISH_PAUSE = "finish pausing"
     FAIL_PAUSE = "give up pausing"
     RESUME = "resume"
+    UPDATE = "change the limits of"
     DELETE = "delete"
     FINISH_DELETE = "finish deleting"
     FAIL_DELETE = "give up deleting"
@@ -81,6 +82,10 @@ _NEXT: Final[Mapping[tuple[TaskState, Action], TaskState]] = {
     (TaskState.PAUSED, Action.RESUME): TaskState.RUNNING,
     (TaskState.PAUSED, Action.KILL): TaskState.PAUSED,
     (TaskState.PAUSED, Action.END): TaskState.STOPPED,
+    **{
+        (state, Action.UPDATE): state
+        for state in (TaskState.CREATED, TaskState.STARTING, TaskState.RUNNING, TaskState.PAUSING, TaskState.PAUSED)
+    },
     (TaskState.STOPPED, Action.DELETE): TaskState.DELETING,
     (TaskState.DELETING, Action.END): TaskState.DELETING,
     (TaskState.DELETING, Action.FINISH_DELETE): TaskState.DELETED,

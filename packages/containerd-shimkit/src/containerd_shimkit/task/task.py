@@ -22,7 +22,7 @@ from typing import Final
 
 from ..errors import AlreadyExistsError, FailedPreconditionError, NotFoundError, ShimError
 from ..instance import Encoded, ExitStatus, Instance, InstanceConfig, ProcessInfo
-from .events import EventSink, TaskCreate, TaskDelete, TaskEvent, TaskExit, TaskStart
+from .events import EventSink, TaskCreate, TaskDelete, TaskEvent, TaskExit, TaskPaused, TaskResumed, TaskStart
 from .exec import Exec
 from .state import Action, TaskState, next_state
 
@@ -103,6 +103,30 @@ class Task:
                 raise FailedPreconditionError(f"task {self.id!r} has no process to signal: {error}") from error
             raise
 
+    async def pause(self) -> None:
+        """Freeze every process, or none. Raises: FailedPreconditionError for what does not run, or ended meanwhile."""
+        self._move(Action.PAUSE)
+        try:
+            await self.instance.pause()
+        except BaseException:
+            if self.state is TaskState.PAUSING:
+                self._move(Action.FAIL_PAUSE)
+            raise
+        self._move(Action.FINISH_PAUSE)
+        self._publish(TaskPaused(self.id))
+
+    async def resume(self) -> None:
+        """Let a paused task go on; it stays paused if that fails. Raises: FailedPreconditionError for any other."""
+        next_state(self.state, Action.RESUME)
+        await self.instance.resume()
+        self._move(Action.RESUME)
+        self._publish(TaskResumed(self.id))
+
+    async def update(self, resources: Encoded, annotations: Mapping[str, str]) -> None:
+        """Change limits, as `Instance.update` does. Raises: FailedPreconditionError for what does not live."""
+        next_state(self.state, Action.UPDATE)
+        await self.instance.update(resources, annotations)
+
     async def wait(self) -> ExitStatus:
         """Wait for the end to be recorded. Raises: NotFoundError when the task's creation fails."""
         await self._ended.wait()
@@ -132,9 +156,9 @@ class Task:
         """Register a further process, as `Instance.exec` takes it, to be started by its own `start`."""
         if id in self._execs:
             raise AlreadyExistsError(f"task {self.id!r} has a process {id!r} already")
-        if not self._may_exec():
+        if self._why_no_exec():
             raise FailedPreconditionError(f"cannot add a process to a task that is {self.state.value}")
-        added = self._execs[id] = Exec(self.id, id, self.instance, config, self._events, self._may_exec)
+        added = self._execs[id] = Exec(self.id, id, self.instance, config, self._events, self._why_no_exec)
         try:
             await self.instance.exec(id, spec, config)
         except BaseException:
@@ -150,8 +174,11 @@ class Task:
         self._execs.pop(id, None)
         return end
 
-    def _may_exec(self) -> bool:
-        return self.state in _MAY_EXEC and not self._is_ending and self.end is None
+    def _why_no_exec(self) -> str:
+        """Why no process may be added or started; empty when one may."""
+        if self._is_ending or self.end is not None:
+            return "does not run (any more)"
+        return "" if self.state in _MAY_EXEC else f"is {self.state.value}"
 
     async def pids(self) -> Sequence[ProcessInfo]:
         """The processes, the init among them until the task is deleted: containerd takes an empty list for a leak."""
