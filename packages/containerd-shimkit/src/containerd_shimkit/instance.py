@@ -6,7 +6,7 @@ Nothing here knows Linux, protobuf or asyncio's loop, so it can be imported and 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -74,6 +74,10 @@ class InstanceConfig:
     console_socket: str = ""
 
 
+def _nobody_listens() -> None:
+    pass
+
+
 class Instance(ABC):
     """One task. The service calls the methods below from one event loop and keeps their order lawful.
 
@@ -84,6 +88,9 @@ class Instance(ABC):
     def __init__(self, id: str, config: InstanceConfig) -> None:  # noqa: A002  (the overview's name)
         self.id = id
         self.config = config
+        self.on_oom: Callable[[], None] = _nobody_listens
+        """What an instance calls when the kernel has killed a process of it for memory: before it reports an end that
+        comes of that. The service sets it."""
 
     @abstractmethod
     async def create(self) -> int:

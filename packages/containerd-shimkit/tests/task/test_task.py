@@ -168,6 +168,48 @@ def test_a_wait_begun_while_create_was_failing_returns() -> None:
     play(scenario)
 
 
+# ----------------------------------------------------------------------------------------------------- kills for memory
+
+
+def test_a_kill_for_memory_is_told_before_the_exit_and_never_outside_of_the_tasks_life() -> None:
+    async def scenario(scene: Scene) -> None:
+        creating = await scene.begin("create", scene.task.create())
+        scene.stub.on_oom()
+        scene.finish("create")
+        await creating
+        assert scene.topics == ["create"]
+        await scene.task.start()
+        scene.stub.on_oom()
+        assert scene.topics == ["create", "start", "oom"]
+        assert events_pb2.TaskOOM.FromString(scene.events[2].value).container_id == "c1"
+        scene.stub.on_oom()
+        scene.stub.exit(137)
+        await scene.task.wait()
+        scene.stub.on_oom()
+        assert scene.topics == ["create", "start", "oom", "oom", "exit"]
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_kill_for_memory_during_the_start_is_told_after_it_and_before_the_exit(fails: bool) -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.task.create()
+        starting = await scene.begin("start", scene.task.start())
+        scene.stub.on_oom()
+        scene.stub.exit(137)
+        await settle()
+        assert scene.topics == ["create"]
+        if fails:
+            scene.stub.errors["start"] = OSError("no")
+        scene.finish("start")
+        await asyncio.gather(starting, return_exceptions=True)
+        await scene.task.wait()
+        assert scene.topics == (["create", "oom", "exit"] if fails else ["create", "start", "oom", "exit"])
+
+    play(scenario)
+
+
 # --------------------------------------------------------------------------------------------------------------- start
 
 

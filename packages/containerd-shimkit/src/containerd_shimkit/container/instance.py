@@ -51,8 +51,12 @@ class ContainerInstance(Instance):
     async def create(self) -> int:
         spec = read_spec(self.config.bundle)
         executor = self.make_executor(spec)
-        self._container = Container(self.id, self.config, spec, executor, Reaper.current(), self.answer)
+        reaper = Reaper.current()
+        self._container = Container(self.id, self.config, spec, executor, reaper, self.answer, on_oom=self._tell_oom)
         return await self._container.create()
+
+    def _tell_oom(self) -> None:
+        self.on_oom()
 
     async def start(self) -> int:
         return await self.container.start()

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import signal as signals
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,6 +41,7 @@ from .init import InitTask, error_from
 from .labels import check_labels
 from .limits import Limits
 from .net_devices import move_net_devices
+from .oom_listener import OomListener
 from .plan import Plan, plan_container, with_filter, with_terminal
 from .remover import Remover
 from .runtime_hooks import RuntimeHooks
@@ -90,8 +91,12 @@ class Container:
         reaper: Reaper,
         answer: Answer = no_answer,
         maker: Maker = _SHIM,
+        on_oom: Callable[[], None] = lambda: None,
     ) -> None:
-        """Plan the container, touching nothing yet. Raises: InvalidArgumentError, UnimplementedError for the spec."""
+        """Plan the container, touching nothing yet. *on_oom* hears of kills for memory, before `exited` does.
+
+        Raises: InvalidArgumentError, UnimplementedError for the spec.
+        """
         self.id = id
         self._config = config
         self._spec = spec = with_terminal(spec, config.terminal)
@@ -111,6 +116,7 @@ class Container:
         self.freezing = Freezing(id, self._cgroup, reaper)
         resources = spec.linux.resources if spec.linux else None
         self.limits = Limits(id, self._cgroup, resources.devices if resources else (), reaper)
+        self._oom = OomListener(id, self._cgroup, on_oom)
         self._hooks = RuntimeHooks(id, config.bundle, spec.annotations, spec.hooks, reaper)
         self._answer = answer
         self._stdio: Streams | TerminalStreams | None = None
@@ -159,6 +165,8 @@ class Container:
             channel.close()  # closed by execve
         else:
             self._talk = asyncio.get_running_loop().create_task(self._listen(channel))  # kept, or it would be collected
+        if not self._init_ended.done():
+            self._oom.begin_soon()
         return self.pid
 
     def kill(self, signal: int, *, all_processes: bool = False) -> None:
@@ -442,6 +450,7 @@ class Container:
             return  # it has given way to its successor
         if not self._init_ended.done():
             self._init_ended.set_result(future.result())
+        self._oom.finish()
         if self._plan.pid_namespace != "":  # otherwise the kernel has ended the whole pid namespace with its init
             try:
                 self._cgroup.signal_all(signals.SIGKILL)
@@ -500,6 +509,7 @@ class Container:
             self._release_cgroup()  # what is left in it, if anything, is found by the next one's look at it
 
     def _close(self) -> None:
+        self._oom.close()
         if self._talk is not None:
             self._talk.cancel()
         if self._channel is not None:

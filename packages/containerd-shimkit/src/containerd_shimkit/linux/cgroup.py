@@ -172,6 +172,12 @@ class Cgroup(ABC):
         Raises: NotFoundError when the group is gone, FailedPreconditionError when nothing counts its memory.
         """
 
+    @abstractmethod
+    def oom_kills(self) -> int:
+        """How many processes the kernel has killed for the group's memory limit, those of groups below not counted
+        with version 1; 0 when it is gone, or nothing counts. Raises: OSError.
+        """
+
     def remove(self) -> None:
         """Remove the group and those below it; the groups above stay. Raises: OSError for one that stays in use."""
         left = [directory for directory in self._directories if not remove_directory(directory)]

@@ -17,7 +17,7 @@ from .cgroup import Cgroup, FreezerState, checked_path, path_parts
 from .cgroup_files import GONE, make_directory, pids_below, read, steps, write, write_if_there
 from .cgroup_mounts import own_directory, own_groups, read_hierarchies
 from .cgroup_settings import Setting, compile_resources
-from .oom import OomWatch, OomWatchV1
+from .oom import OomWatch, OomWatchV1, read_oom_kills
 
 __all__ = ["CgroupV1"]
 
@@ -135,6 +135,9 @@ class CgroupV1(Cgroup):
             if error.errno in GONE:
                 raise self._gone() from error
             raise
+
+    def oom_kills(self) -> int:
+        return read_oom_kills(f"{self.paths['memory']}/memory.oom_control") if "memory" in self.paths else 0
 
     def _settings(self, resources: Resources) -> Sequence[Setting]:
         return compile_resources(resources)

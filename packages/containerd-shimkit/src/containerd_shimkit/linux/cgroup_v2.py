@@ -30,7 +30,7 @@ from .cgroup_mounts import UNIFIED, own_directory, own_groups, read_hierarchies
 from .cgroup_settings import Setting
 from .cgroup_settings_v2 import compile_unified
 from .device_program import compile_rules
-from .oom import OomWatch, OomWatchV2
+from .oom import OomWatch, OomWatchV2, read_oom_kills
 
 __all__ = ["CgroupV2"]
 
@@ -186,6 +186,9 @@ class CgroupV2(Cgroup):
             raise FailedPreconditionError(
                 f"the memory controller, which would tell of OOM kills, is not enabled for {self.directory}"
             ) from error
+
+    def oom_kills(self) -> int:
+        return read_oom_kills(f"{self.directory}/memory.events")
 
     def _settings(self, resources: Resources) -> Sequence[Setting]:
         return compile_unified(resources)

@@ -13,7 +13,7 @@ from typing import Final
 from .cgroup_files import GONE, read_table, write
 from .libc import encode, last_error, libc
 
-__all__ = ["OomWatch", "OomWatchV1", "OomWatchV2"]
+__all__ = ["OomWatch", "OomWatchV1", "OomWatchV2", "read_oom_kills"]
 
 _IN_MODIFY: Final = 0x00000002  # include/uapi/linux/inotify.h
 _EVENTS: Final = 4096
@@ -32,6 +32,11 @@ class OomWatch(ABC):
     def fileno(self) -> int:
         """The descriptor, for an event loop: readable, until `was_killed` is called."""
         return self._descriptor
+
+    @property
+    def earlier(self) -> int:
+        """How many processes of the group had been killed when the watch began."""
+        return self._first
 
     @abstractmethod
     def was_killed(self) -> bool:
@@ -53,12 +58,7 @@ class OomWatch(ABC):
         self.close()
 
     def _table(self) -> dict[str, int]:
-        try:
-            return read_table(self._file)
-        except OSError as error:
-            if error.errno in GONE:
-                return {}
-            raise
+        return _table_of(self._file)
 
     def _begin(self) -> None:
         self._first = read_table(self._file).get("oom_kill", 0)
@@ -122,3 +122,17 @@ class OomWatchV2(OomWatch):
         except BlockingIOError:
             pass
         return self._has_grown(self._table().get("oom_kill", 0) - self._first)
+
+
+def read_oom_kills(file: str) -> int:
+    """The number of killed processes that *file* counts: 0 when it is gone, or a kernel does not. Raises: OSError."""
+    return _table_of(file).get("oom_kill", 0)
+
+
+def _table_of(file: str) -> dict[str, int]:
+    try:
+        return read_table(file)
+    except OSError as error:
+        if error.errno in GONE:
+            return {}
+        raise

@@ -22,7 +22,17 @@ from typing import Final
 
 from ..errors import AlreadyExistsError, FailedPreconditionError, NotFoundError, ShimError
 from ..instance import Encoded, ExitStatus, Instance, InstanceConfig, ProcessInfo
-from .events import EventSink, TaskCreate, TaskDelete, TaskEvent, TaskExit, TaskPaused, TaskResumed, TaskStart
+from .events import (
+    EventSink,
+    TaskCreate,
+    TaskDelete,
+    TaskEvent,
+    TaskExit,
+    TaskOom,
+    TaskPaused,
+    TaskResumed,
+    TaskStart,
+)
 from .exec import Exec
 from .state import Action, TaskState, next_state
 
@@ -54,6 +64,8 @@ class Task:
         self._watcher: asyncio.Task[None] | None = None
         self._is_ending = False
         self._execs: dict[str, Exec] = {}
+        self._owes_oom = False
+        instance.on_oom = self._tell_oom
 
     @property
     def execs(self) -> Mapping[str, Exec]:
@@ -85,6 +97,7 @@ class Task:
         self._move(Action.FINISH_START)
         self._publish(TaskStart(self.id, self.pid))
         self._start_settled.set()
+        self._pay_oom()
         return self.pid
 
     async def kill(self, signal: int, all: bool) -> None:  # noqa: A002  (containerd's word)
@@ -248,11 +261,24 @@ class Task:
             _logger.error("task %s: its instance stopped waiting before the end", self.id)
         return ExitStatus(UNKNOWN_STATUS, _now())
 
+    def _tell_oom(self) -> None:
+        """Publish that the kernel killed for memory: not before TaskStart, nor behind TaskExit."""
+        if self.state is not TaskState.CREATING and self.end is None:
+            self._owes_oom = True
+            if self._start_settled.is_set():
+                self._pay_oom()
+
+    def _pay_oom(self) -> None:
+        if self._owes_oom:
+            self._owes_oom = False
+            self._publish(TaskOom(self.id))
+
     def _record_end(self, end: ExitStatus, *, is_told: bool) -> None:
         self._move(Action.END)
         self.end = end
         self._ended.set()
         if is_told:
+            self._pay_oom()
             self._publish(TaskExit(self.id, self.id, self.pid, end.status, end.exited_at))
 
     async def _await_end(self, timeout: float) -> None:
