@@ -1138,8 +1138,8 @@ def test_streams_that_cannot_be_opened_are_named(play: Play, tmp_path: Path) -> 
             await container.create(stdout="/no/where")
         with pytest.raises(InvalidArgumentError, match="stderr"):
             await container.create(stderr=str(tmp_path))
-        with pytest.raises(UnimplementedError, match="binary:///x"):
-            await container.create(stdout="binary:///x", stderr="binary:///x")
+        with pytest.raises(InvalidArgumentError, match="the logging program /no/where cannot be executed: No such"):
+            await container.create(stdout="binary:///no/where", stderr="binary:///no/where")
 
     play(scenario)
 

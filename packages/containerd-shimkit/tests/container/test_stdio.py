@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from containerd_shimkit import InvalidArgumentError, NotFoundError, UnimplementedError
+from containerd_shimkit import InvalidArgumentError, NotFoundError
 from containerd_shimkit.container.stdio import Stdio
 
 
@@ -100,8 +100,16 @@ def test_a_file_uri_names_a_file_for_both_streams_that_is_made_with_its_parents(
     assert file.stat().st_mode & 0o777 == 0o644
     with pytest.raises(InvalidArgumentError, match="has no absolute path"):
         Stdio("", "file://relative", "")
-    with pytest.raises(UnimplementedError, match="stdin"):
+    with pytest.raises(InvalidArgumentError, match="stdin"):
         Stdio(uri, "", "")
+
+
+def test_the_uri_of_a_fifo_is_its_path(tmp_path: Path) -> None:
+    paths = [fifo(tmp_path / name) for name in ("in", "out")]
+    stdio = Stdio(f"fifo://{paths[0]}", f"fifo://{paths[1]}", "")
+    for path, descriptor in zip(paths, stdio.child, strict=False):
+        assert os.path.samestat(os.stat(path), os.fstat(descriptor))
+    stdio.close()
 
 
 def test_a_stream_that_cannot_be_opened_is_named_and_leaves_nothing_open(tmp_path: Path) -> None:
@@ -111,6 +119,6 @@ def test_a_stream_that_cannot_be_opened_is_named_and_leaves_nothing_open(tmp_pat
         Stdio(good, good, "/no/where")
     with pytest.raises(InvalidArgumentError, match=r"stdout .* is neither"):
         Stdio(good, str(tmp_path), "")
-    with pytest.raises(UnimplementedError, match="stdout 'binary:///x' is a URI of a kind"):
-        Stdio("", "binary:///x", "")
+    with pytest.raises(InvalidArgumentError, match="stdout 'http://x' is a URI of a kind"):
+        Stdio("", "http://x", "")
     assert open_descriptors() == before

@@ -20,7 +20,6 @@ from containerd_shimkit import (
     InvalidArgumentError,
     NotFoundError,
     ShimError,
-    UnimplementedError,
 )
 from containerd_shimkit.container.terminal import TerminalStreams, send_to_console_socket
 
@@ -461,6 +460,6 @@ def test_a_stream_that_cannot_be_opened_is_named_and_leaves_nothing_open(tmp_pat
         TerminalStreams("/no/where", "")
     with pytest.raises(NotFoundError, match="stdout '/no/where'"):
         TerminalStreams("", "/no/where")
-    with pytest.raises(UnimplementedError, match="stdout 'binary:///x'"):
-        TerminalStreams("", "binary:///x")
+    with pytest.raises(InvalidArgumentError, match="stdout 'http://x'"):
+        TerminalStreams("", "http://x")
     assert len(os.listdir("/proc/self/fd")) == before

@@ -9,7 +9,7 @@ import asyncio
 import os
 import signal as signals
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Final
 
@@ -24,9 +24,11 @@ from .channel import Channel, Message
 from .exec_child import ExecTask, run_exec
 from .executor import Executor
 from .init import error_from
+from .log_program import LogProgram
+from .open_streams import open_streams
 from .operations import Operation
 from .plan_exec import ExecPlan, plan_exec
-from .stdio import Stdio, Streams
+from .stdio import Streams
 from .steps import Step, step_of
 from .terminal import TerminalStreams
 from .worker import fork_child
@@ -76,6 +78,7 @@ class Execution:
         self._given = streams
         self._preserved = preserved
         self._streams: Streams | None = None
+        self._log_program: LogProgram | None = None
         self._channel: Channel | None = None
         self._joiner = 0
         self._joined: asyncio.Future[ExitStatus] | None = None
@@ -93,7 +96,9 @@ class Execution:
         """Run the program; its pid. Raises: ShimError, with nothing left of it."""
         self._refuse_unless_living()
         try:
-            self._fork(self._open_streams())
+            streams = await self._open_streams()
+            self._refuse_unless_living()  # it may have been waiting for a logging program
+            self._fork(streams)
             with self._home.reaper.expecting():
                 await self._accompany()
             assert self._joined is not None
@@ -133,7 +138,7 @@ class Execution:
         self.end()
         if self.is_running:
             await asyncio.shield(self.exited)
-        self._close()
+        await self._close()
 
     def _refuse_unless_living(self) -> None:
         if self._home.exited.done() or not self._home.init.is_alive():
@@ -150,14 +155,12 @@ class Execution:
     def _too_late(self) -> ShimError:
         return FailedPreconditionError(f"container {self._home.id!r} has ended: process {self.id!r} cannot be started")
 
-    def _open_streams(self) -> Streams:
-        config = self._config
+    async def _open_streams(self) -> Streams:
         if self._given is not None:
             self._streams = self._given
-        elif self._plan.process_spec.terminal:
-            self._streams = TerminalStreams(config.stdin, config.stdout, config.console_socket)
         else:
-            self._streams = Stdio(config.stdin, config.stdout, config.stderr)
+            config = replace(self._config, terminal=self._plan.process_spec.terminal)
+            self._streams, self._log_program = await open_streams(config, self.id, self._home.reaper)
         return self._streams
 
     def _fork(self, streams: Streams) -> None:
@@ -257,13 +260,15 @@ class Execution:
                 await asyncio.shield(ended)
         if not self.exited.done():  # whoever waits for the end of all that runs here has nothing to wait for
             self.exited.set_result(self._joined.result() if self._joined else _never())
-        self._close()
+        await self._close()
 
-    def _close(self) -> None:
+    async def _close(self) -> None:
         if self._channel is not None:
             self._channel.close()
         if self._streams is not None:
             self._streams.close()
+        if self._log_program is not None:
+            await self._log_program.finish()
 
 
 def _never() -> ExitStatus:

@@ -40,8 +40,10 @@ from .freezing import Freezing
 from .init import InitTask, error_from
 from .labels import check_labels
 from .limits import Limits
+from .log_program import LogProgram
 from .net_devices import move_net_devices
 from .oom_listener import OomListener
+from .open_streams import open_streams
 from .plan import Plan, plan_container, with_filter, with_terminal
 from .remover import Remover
 from .runtime_hooks import RuntimeHooks
@@ -120,6 +122,7 @@ class Container:
         self._hooks = RuntimeHooks(id, config.bundle, spec.annotations, spec.hooks, reaper)
         self._answer = answer
         self._stdio: Streams | TerminalStreams | None = None
+        self._log_program: LogProgram | None = None
         self._channel: Channel | None = None
         self._state = ContainerState(id)
         self._claim = ""
@@ -229,6 +232,8 @@ class Container:
             await self.remove_execution(id)
         self._close()
         await Remover.of(self._reaper).remove(self._state, is_alone=len(_claimed) <= 1)
+        if self._log_program is not None:  # now that nobody is left who could write
+            await self._log_program.finish()
         if self._state.init is not None:
             await self._hooks.try_run("stopped", 0, "poststop")
         remove_state(self._state_directory)
@@ -283,7 +288,7 @@ class Container:
         if config.rootfs:
             os.makedirs(mounted, mode=0o711, exist_ok=True)
         rootfs = await self._mount_by_helpers(mounted)
-        stdio = self._stdio = maker.stdio or self._open_streams()
+        stdio = self._stdio = maker.stdio or await self._open_streams()
         channel, theirs = Channel.pair()
         self._channel = channel
         try:
@@ -339,11 +344,9 @@ class Container:
                 f"linux.uidMappings and linux.gidMappings cannot be had: {error}; the shim must be allowed these ids"
             ) from error
 
-    def _open_streams(self) -> Stdio | TerminalStreams:
-        config = self._config
-        if config.terminal:
-            return TerminalStreams(config.stdin, config.stdout, config.console_socket)
-        return Stdio(config.stdin, config.stdout, config.stderr)
+    async def _open_streams(self) -> Stdio | TerminalStreams:
+        streams, self._log_program = await open_streams(self._config, self.id, self._reaper)
+        return streams
 
     async def _make_cgroup(self) -> None:
         cgroup, operations, pid = self._cgroup, self._plan.host, self.pid

@@ -15,11 +15,12 @@ import stat
 from typing import Final, Protocol
 from urllib.parse import unquote
 
-from ..errors import InvalidArgumentError, NotFoundError, PermissionDeniedError, ShimError, UnimplementedError
+from ..errors import InvalidArgumentError, NotFoundError, PermissionDeniedError, ShimError
 
 __all__ = ["InheritedStdio", "Stdio", "Streams", "give_streams", "open_input", "open_output", "refuse_uris"]
 
 _FILE_URI: Final = "file://"
+_FIFO_URI: Final = "fifo://"
 _FLAGS: Final = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
 
@@ -116,6 +117,7 @@ def open_input(path: str) -> tuple[int, int]:
     """Open a stream for reading (empty: /dev/null): the blocking end, and one for writing that keeps a FIFO from
     ending, or -1. Raises: ShimError that names the stream and its path.
     """
+    path = path.removeprefix(_FIFO_URI)
     reader = _open("stdin", path or "/dev/null", os.O_RDONLY)
     writer = -1
     try:
@@ -136,6 +138,7 @@ def open_output(name: str, path: str) -> tuple[int, list[int]]:
     """
     if not path:
         return _open(name, "/dev/null", os.O_WRONLY), []
+    path = path.removeprefix(_FIFO_URI)
     if path.startswith(_FILE_URI):
         path = _make_file(name, path)
     kept: list[int] = []
@@ -155,12 +158,15 @@ def open_output(name: str, path: str) -> tuple[int, list[int]]:
 
 
 def refuse_uris(*paths: str) -> None:
-    """Refuse, of the paths of stdin, stdout and stderr, those that are none. Raises: UnimplementedError."""
+    """Refuse, of the paths of stdin, stdout and stderr, the URIs that are none of ours. Raises: InvalidArgumentError.
+
+    Those of logging programs are none here either: their pipes stand for them.
+    """
     for name, path in zip(("stdin", "stdout", "stderr"), paths, strict=False):
-        if "://" in path and (name == "stdin" or not path.startswith(_FILE_URI)):
-            raise UnimplementedError(
-                f"{name} {path!r} is a URI of a kind that this version does not support; give a path, or file:///PATH"
-            )
+        known = (_FIFO_URI,) if name == "stdin" else (_FIFO_URI, _FILE_URI)
+        if "://" in path and not path.startswith(known):
+            cure = "a path" if name == "stdin" else "a path, or file://, binary:// or binary-v2:// before one"
+            raise InvalidArgumentError(f"{name} {path!r} is a URI of a kind that does not exist for it; give {cure}")
 
 
 def _make_file(name: str, uri: str) -> str:
