@@ -191,11 +191,14 @@ class Output:
         os.close(self._descriptor)
 
     def read(self) -> bool:
-        """Take what there is; False at the end."""
-        data = os.read(self._descriptor, 1 << 20)
-        self.digest.update(data)
-        self.taken += len(data)
-        return bool(data)
+        """Take what there is; False at the end, which nothing tells when the writer went before this reader came."""
+        try:
+            while data := os.read(self._descriptor, 1 << 16):
+                self.digest.update(data)
+                self.taken += len(data)
+        except BlockingIOError:
+            return True
+        return False
 
 
 def take(outputs: list[Output], enough: Callable[[Output], bool] = lambda _: False) -> None:
