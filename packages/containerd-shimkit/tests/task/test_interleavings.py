@@ -19,11 +19,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 IDS = ("a", "b")
-LETTERS = {"/tasks/create": "C", "/tasks/start": "S", "/tasks/exit": "X", "/tasks/delete": "D"}
-LIVES = re.compile(r"(C(S?X)?D)*")  # an exit without a start: of a waiting process that was killed, or failed to start
+LETTERS = {
+    "/tasks/create": "C",
+    "/tasks/start": "S",
+    "/tasks/oom": "O",
+    "/tasks/paused": "P",
+    "/tasks/resumed": "R",
+    "/tasks/exit": "X",
+    "/tasks/delete": "D",
+}
+# an exit without a start: of a waiting process that was killed, or failed to start
+LIVES = re.compile(r"(C(O*(SO*(PO*RO*)*(PO*)?)?X)?D)*")
 EVENTS: Mapping[str, type[Message]] = {
     "C": events_pb2.TaskCreate,
     "S": events_pb2.TaskStart,
+    "O": events_pb2.TaskOOM,
+    "P": events_pb2.TaskPaused,
+    "R": events_pb2.TaskResumed,
     "X": events_pb2.TaskExit,
     "D": events_pb2.TaskDelete,
 }
@@ -54,7 +66,10 @@ class Plan:
 
 
 # what leads on comes more often than what ends or only looks: most tasks are to come as far as a start
-KINDS = ("Create", "Start", "Start", "Kill", "Wait", "Delete", "State", "Pids", "Stats", "exit", "exit")
+KINDS = (
+    *("Create", "Start", "Start", "Kill", "Wait", "Delete", "State", "Pids", "Stats", "exit", "exit"),
+    *("Pause", "Pause", "Resume", "Resume", "Update", "oom"),
+)
 
 steps = st.builds(
     Step,
@@ -166,19 +181,34 @@ class World:
         assert self.letters(id).count("D") > before, "Delete was answered before TaskDelete was queued"
         return answer
 
+    async def pause(self, id: str) -> None:  # noqa: A002
+        before = self.letters(id).count("P")
+        await self.send("Pause", task_pb2.PauseRequest(id=id))
+        assert self.letters(id).count("P") > before, "Pause was answered before TaskPaused was queued"
+
+    async def resume(self, id: str) -> None:  # noqa: A002
+        before = self.letters(id).count("R")
+        await self.send("Resume", task_pb2.ResumeRequest(id=id))
+        assert self.letters(id).count("R") > before, "Resume was answered before TaskResumed was queued"
+
     async def take(self, step: Step) -> None:
-        lookups = {"Pids": task_pb2.PidsRequest, "Stats": task_pb2.StatsRequest}
+        lookups = {"Pids": task_pb2.PidsRequest, "Stats": task_pb2.StatsRequest, "Update": task_pb2.UpdateTaskRequest}
         calls: Mapping[str, Callable[[str], Awaitable[object]]] = {
             "Create": self.create,
             "Start": self.start,
             "Kill": self.kill,
             "Wait": self.wait,
             "Delete": self.delete,
+            "Pause": self.pause,
+            "Resume": self.resume,
             "State": self.state,
         }
         if step.what == "exit":
             if step.id in self.instances:
                 self.instances[step.id].exit(42)
+        elif step.what == "oom":
+            if step.id in self.instances:
+                self.instances[step.id].on_oom()
         elif step.what in lookups:
             await self.send(step.what, lookups[step.what](id=step.id))
         else:
@@ -223,6 +253,15 @@ class PlannedInstance(Instance):
             await asyncio.sleep(0)
         return end
 
+    async def pause(self) -> None:
+        await self.world.meanwhile()
+
+    async def resume(self) -> None:
+        await self.world.meanwhile()
+
+    async def update(self, resources: Encoded, annotations: Mapping[str, str]) -> None:
+        await self.world.meanwhile()
+
     async def stats(self) -> Encoded:
         await self.world.meanwhile()
         return Encoded("x", b"")
@@ -238,7 +277,9 @@ async def cut_short(work: Coroutine[object, object, None], turns: int | None) ->
     try:
         await running
     except FailedPreconditionError as error:
-        if not re.match("cannot (start|kill|delete|list)", str(error)):  # a refusal of what nobody asked for
+        if not re.match(
+            "cannot (start|kill|delete|list|pause|finish pausing|resume|change)", str(error)
+        ):  # a refusal of what nobody asked for
             raise
     except (AlreadyExistsError, NotFoundError, InjectedError):
         pass

@@ -263,9 +263,9 @@ class Task:
 
     def _tell_oom(self) -> None:
         """Publish that the kernel killed for memory: not before TaskStart, nor behind TaskExit."""
-        if self.state is not TaskState.CREATING and self.end is None:
+        if self.state not in (TaskState.CREATING, TaskState.DELETED) and self.end is None:
             self._owes_oom = True
-            if self._start_settled.is_set():
+            if self.pid and self._start_settled.is_set():
                 self._pay_oom()
 
     def _pay_oom(self) -> None:
