@@ -38,7 +38,6 @@ from containerd_shimkit import (
     ResourceExhaustedError,
     ShimError,
     UnavailableError,
-    UnimplementedError,
 )
 from containerd_shimkit.linux.cgroups import cgroup_for
 from containerd_shimkit.oci.defaults import default_spec
@@ -201,7 +200,7 @@ def _set(path: str, value: object) -> Callable[[dict[str, Any]], None]:
         (_set("process.args", "text"), InvalidArgumentError, "process.args"),
         (_set("process.terminal", True), InvalidArgumentError, "process.terminal is true, but"),
         (_set("linux.seccomp", {"defaultAction": "ALLOW"}), InvalidArgumentError, "linux.seccomp.defaultAction"),
-        (_set("linux.seccomp", {"defaultAction": "SCMP_ACT_NOTIFY"}), UnimplementedError, "SCMP_ACT_NOTIFY"),
+        (_set("linux.seccomp", {"defaultAction": "SCMP_ACT_NOTIFY"}), InvalidArgumentError, "SCMP_ACT_NOTIFY"),
         (_set("root.path", "nowhere"), InvalidArgumentError, "nowhere"),
         (_set("process.args", ["/missing.wasm"]), InvalidArgumentError, "/missing.wasm: no such file or directory"),
         (

@@ -55,6 +55,16 @@ def test_a_profile_gives_its_program(fresh: Path) -> None:
     assert fresh.stat().st_mode & 0o777 == 0o700
 
 
+def test_who_listens_is_no_part_of_a_program(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = compiles(monkeypatch)
+    notified = {"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}
+    for name in ("a", "b"):
+        ask({**PROFILE, "syscalls": [notified], "listenerPath": f"/run/{name}", "listenerMetadata": name}, fresh)
+    assert len(asked) == 1
+    with pytest.raises(InvalidArgumentError, match=r"linux\.seccomp\.listenerPath is absent"):
+        ask({**PROFILE, "syscalls": [notified]}, fresh)
+
+
 def compiles(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     asked: list[object] = []
     compile_anew = module._compile

@@ -64,6 +64,16 @@ def test_else_it_comes_before_the_capability_that_it_takes_goes() -> None:
     assert plan.last == ()
 
 
+@pytest.mark.parametrize("no_new_privileges", [True, False])
+def test_a_filter_that_asks_a_listener_is_planned_as_one(no_new_privileges: bool) -> None:
+    rule = {"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}
+    profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule], "listenerPath": "/run/agent"}
+    plan = plan_of(put("linux.seccomp", profile), put("process.noNewPrivileges", no_new_privileges))
+    assert [each for each in (*plan.process, *plan.last) if isinstance(each, op.InstallSeccomp)] == [
+        op.InstallSeccomp(None, notifies=True)
+    ]
+
+
 def test_an_empty_profile_is_none() -> None:
     assert plan_of(put("linux.seccomp", {})).last == ()
     assert plan_of(put("linux.seccomp", {"architectures": ["SCMP_ARCH_X86"]})).last == ()

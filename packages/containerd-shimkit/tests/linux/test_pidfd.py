@@ -9,7 +9,14 @@ from dataclasses import asdict, replace
 
 import pytest
 from containerd_shimkit.linux import pidfd
-from containerd_shimkit.linux.pidfd import ProcessIdentity, identify, kill_process, pidfd_open, pidfd_send_signal
+from containerd_shimkit.linux.pidfd import (
+    ProcessIdentity,
+    identify,
+    kill_process,
+    pidfd_open,
+    pidfd_send_signal,
+    take_descriptor,
+)
 
 
 @pytest.fixture
@@ -91,3 +98,20 @@ def test_a_process_that_ends_between_look_and_signal_is_gone(child: int, monkeyp
 
     monkeypatch.setattr(pidfd, "pidfd_send_signal", too_late)
     assert not kill_process(identify(child), signal.SIGKILL)
+
+
+@pytest.mark.root
+def test_a_descriptor_is_taken_of_that_process_alone(child: int) -> None:
+    identity = identify(child)
+    number = os.dup(0)  # of the same number in none but this process
+    try:
+        with pytest.raises(OSError, match="pidfd_getfd: Bad file descriptor"):
+            take_descriptor(identity, number)
+    finally:
+        os.close(number)
+    taken = take_descriptor(identity, 1)
+    assert os.fstat(taken) == os.fstat(1)
+    assert not os.get_inheritable(taken)
+    os.close(taken)
+    with pytest.raises(ProcessLookupError, match=f"No such process .process {child}"):
+        take_descriptor(replace(identity, start_time=1), 1)

@@ -204,6 +204,28 @@ def test_flags_become_bits() -> None:
     assert filter_flags(None) == 4, "as the kernel's own mitigation costs every container"
     assert filter_flags(()) == 0
     assert filter_flags(["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG"]) == 3
+    assert filter_flags(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]) == 0, "it is for those that notify"
+
+
+def test_a_filter_that_notifies_has_a_listener() -> None:
+    assert filter_flags(None, notifies=True) == 4 | 8
+    assert filter_flags(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"], notifies=True) == 32 | 8
+    assert filter_flags(["SECCOMP_FILTER_FLAG_TSYNC"], notifies=True) == 1 | 16 | 8
+
+    profile = Seccomp(ALLOW, 1, rules=(Rule(("mkdir", "mkdirat"), "SCMP_ACT_NOTIFY", 1),))
+
+    def work() -> int:
+        descriptor = install_filter(compile_filter(profile), filter_flags((), notifies=True))
+        assert os.readlink(f"/proc/self/fd/{descriptor}") == "anon_inode:seccomp notify"
+        assert not os.get_inheritable(descriptor)
+        os.close(descriptor)
+        try:
+            os.mkdir("/nowhere/x")
+        except OSError as error:
+            return error.errno or 0
+        return 0
+
+    assert outcome(Seccomp(ALLOW, 1), work) == errno.ENOSYS, "nobody listens any more"
 
 
 def test_what_is_no_program_is_refused_by_the_kernel() -> None:

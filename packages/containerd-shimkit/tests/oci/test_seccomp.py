@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import pytest
-from containerd_shimkit import InvalidArgumentError, ShimError, UnimplementedError
-from containerd_shimkit.oci.seccomp import Argument, Rule, Seccomp, flags_of, seccomp_of
+from containerd_shimkit import InvalidArgumentError, ShimError
+from containerd_shimkit.oci.seccomp import (
+    Argument,
+    Listener,
+    Rule,
+    Seccomp,
+    flags_of,
+    listener_of,
+    seccomp_of,
+    without_listener,
+)
 
 RULE = {"names": ["read"], "action": "SCMP_ACT_ALLOW"}
+ASKED = {"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}
 
 
 def test_every_field_is_read() -> None:
@@ -59,8 +69,27 @@ def test_what_is_absent_has_its_default() -> None:
     [
         ({"defaultAction": ""}, InvalidArgumentError, "linux.seccomp.defaultAction is ''; it must"),
         ({"defaultAction": "ALLOW"}, InvalidArgumentError, "linux.seccomp.defaultAction is 'ALLOW'; it must be one of"),
-        ({"defaultAction": "SCMP_ACT_NOTIFY"}, UnimplementedError, "defaultAction is SCMP_ACT_NOTIFY"),
-        ({"listenerPath": "/run/agent.sock"}, UnimplementedError, "linux.seccomp.listenerPath"),
+        (
+            {"defaultAction": "SCMP_ACT_NOTIFY", "listenerPath": "/run/agent"},
+            InvalidArgumentError,
+            "defaultAction is 'SCMP_ACT_NOTIFY'; it must be another action",
+        ),
+        ({"listenerMetadata": "x"}, InvalidArgumentError, "listenerMetadata is 'x'; it must be absent"),
+        (
+            {"syscalls": [RULE, ASKED]},
+            InvalidArgumentError,
+            r"listenerPath is absent; it must be the path of a socket, as syscalls\[1\].action is SCMP_ACT_NOTIFY",
+        ),
+        (
+            {"syscalls": [{**ASKED, "names": ["mkdir", "write"]}], "listenerPath": "/run/agent"},
+            InvalidArgumentError,
+            r"syscalls\[0\].names has 'write', and its action is SCMP_ACT_NOTIFY",
+        ),
+        (
+            {"syscalls": [{**ASKED, "names": ["read"]}], "listenerPath": "/run/agent"},
+            InvalidArgumentError,
+            r"syscalls\[0\].names has 'read'",
+        ),
         ({"defaultErrnoRet": 2}, InvalidArgumentError, "defaultErrnoRet is 2; it must be absent"),
         (
             {"architectures": ["x86"]},
@@ -72,11 +101,9 @@ def test_what_is_absent_has_its_default() -> None:
             InvalidArgumentError,
             r"flags is \['NEW_LISTENER'\]; it must be made of SECCOMP_",
         ),
-        ({"flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]}, UnimplementedError, "WAIT_KILLABLE_RECV"),
         ({"flags": [1]}, InvalidArgumentError, r"flags\[0\] is 1"),
         ({"syscalls": [{**RULE, "names": []}]}, InvalidArgumentError, r"syscalls\[0\].names is \[\]"),
         ({"syscalls": [RULE, {**RULE, "action": "x"}]}, InvalidArgumentError, r"syscalls\[1\].action is 'x'"),
-        ({"syscalls": [{**RULE, "action": "SCMP_ACT_NOTIFY"}]}, UnimplementedError, "SCMP_ACT_NOTIFY"),
         ({"syscalls": [{**RULE, "errnoRet": 1}]}, InvalidArgumentError, "errnoRet is 1; it must be absent"),
         (
             {"syscalls": [{**RULE, "action": "SCMP_ACT_ERRNO", "errnoRet": 4096}]},
@@ -98,3 +125,28 @@ def test_what_is_absent_has_its_default() -> None:
 def test_what_a_profile_cannot_say_is_named(change: dict[str, object], kind: type[ShimError], words: str) -> None:
     with pytest.raises(kind, match=words):
         seccomp_of({"defaultAction": "SCMP_ACT_ALLOW", **change})
+
+
+def test_a_profile_has_a_listener_when_it_has_something_to_ask() -> None:
+    asking = {"syscalls": [RULE, ASKED], "listenerPath": "/run/agent", "listenerMetadata": "as it is"}
+    assert listener_of(asking) == Listener("/run/agent", "as it is")
+    assert listener_of({**asking, "listenerMetadata": ""}) == Listener("/run/agent", "")
+    assert listener_of({**asking, "syscalls": [RULE]}) is None
+    assert listener_of({"syscalls": [ASKED]}) is None, "which is refused when it is compiled"
+
+
+@pytest.mark.parametrize("path", ["agent", "/a\0b", "/" + "x" * 107, 7])
+def test_a_listener_has_a_path_that_a_socket_can_have(path: object) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"linux\.seccomp\.listenerPath is "):
+        listener_of({"syscalls": [ASKED], "listenerPath": path})
+
+
+def test_who_listens_does_not_count_for_the_filter() -> None:
+    first, second = (
+        {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [ASKED], "listenerPath": f"/{name}", "listenerMetadata": name}
+        for name in ("a", "b")
+    )
+    assert without_listener(first) == without_listener(second)
+    assert seccomp_of(without_listener(first)) == seccomp_of(first)
+    alone = {"syscalls": [ASKED], "listenerMetadata": "x"}
+    assert without_listener(alone) is alone

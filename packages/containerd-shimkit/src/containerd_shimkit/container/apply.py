@@ -170,6 +170,8 @@ def _cure(step: Step, error: OSError) -> str:
             return "; set process.noNewPrivileges, or let the shim have CAP_SYS_ADMIN"
         case InstallSeccomp.__name__ if error.errno == errno.EINVAL:
             return "; this kernel has no seccomp filters, or not with these flags of linux.seccomp"
+        case InstallSeccomp.__name__ if error.errno == errno.EBUSY:
+            return "; this service runs below another listener already, and a process can have one only"
         case PivotRoot.__name__ if error.errno == errno.EINVAL:
             return "; the host runs from its initial RAM file system, which pivot_root(2) cannot leave"
         case _:

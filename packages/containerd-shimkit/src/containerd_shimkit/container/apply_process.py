@@ -69,9 +69,12 @@ def _drop_privileges(
     os.umask(umask)
 
 
-def _install_seccomp(site: Site, flags: tuple[str, ...] | None, program: bytes) -> None:
-    del site
-    seccomp.install_filter(program, seccomp.filter_flags(flags))
+def _install_seccomp(site: Site, flags: tuple[str, ...] | None, program: bytes, notifies: bool) -> None:
+    bits = seccomp.filter_flags(flags, notifies=notifies)
+    descriptor = seccomp.install_filter(program, bits)
+    if notifies:
+        site.hand_listener_over(descriptor)
+        os.close(descriptor)  # the listener decides on this one as on any other
 
 
 def _change_directory(site: Site, path: str, may_be_denied: bool) -> None:

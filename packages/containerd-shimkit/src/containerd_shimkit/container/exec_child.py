@@ -84,7 +84,7 @@ def _enter(task: ExecTask) -> Site:
     process.set_name("shim-exec")
     for target, descriptor in enumerate(task.stdio):
         os.dup2(descriptor, target)
-    site = Site("", task.cgroup)
+    site = Site("", task.cgroup, line=task.channel)
     apply_all(task.host, site)
     process.close_descriptors({task.channel.fileno(), *task.preserved})
     process.join_new_session_keyring()  # the service's own keys are not the container's

@@ -16,7 +16,8 @@ from typing import Final
 from ..errors import AbortedError, FailedPreconditionError, NotFoundError, ShimError
 from ..instance import ExitStatus, InstanceConfig
 from ..linux.cgroup import Cgroup, FreezerState
-from ..linux.pidfd import ProcessIdentity
+from ..linux.pidfd import ProcessIdentity, identify
+from ..oci.hooks import state_of
 from ..oci.spec import Process, Spec
 from ..shim.reaper import Reaper
 from .answers import Answer
@@ -24,6 +25,7 @@ from .channel import Channel, Message
 from .exec_child import ExecTask, run_exec
 from .executor import Executor
 from .init import error_from
+from .listener import hand_over
 from .log_program import LogProgram
 from .open_streams import open_streams
 from .operations import Operation
@@ -50,6 +52,7 @@ class Home:
     program: bytes  # the compiled filter of system calls, if it has one
     reaper: Reaper
     answer: Answer
+    bundle: str
 
 
 class Execution:
@@ -234,6 +237,11 @@ class Execution:
                 if self._home.exited.done():  # ended while this one entered it
                     raise self._too_late()
                 channel.send({"kind": "start"})
+            case "listener" if self.pid:
+                home = self._home
+                state = state_of(home.id, "running", home.init.pid, home.bundle, home.spec.annotations)
+                await hand_over(message, home.spec, identify(self.pid), state, home.reaper)
+                channel.send({"kind": "go"})
             case _:
                 answer, given = await self._home.answer(message["question"], descriptors)
                 try:

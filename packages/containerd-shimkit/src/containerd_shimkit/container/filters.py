@@ -21,7 +21,7 @@ from ..linux import seccomp
 from ..linux.own_directory import make_own_directory
 from ..linux.seccomp import compile_filter, library_identity
 from ..oci import seccomp as profiles
-from ..oci.seccomp import seccomp_of
+from ..oci.seccomp import seccomp_of, without_listener
 from ..shim.reaper import Reaper
 from .worker import Confinement, run_in_child
 
@@ -51,9 +51,9 @@ _held: Final[OrderedDict[str, bytes]] = OrderedDict()
 async def filter_of(profile: Mapping[str, object], reaper: Reaper, directory: str = DIRECTORY) -> bytes:
     """The program of the `linux.seccomp` object *profile*.
 
-    Raises: ShimError: InvalidArgumentError, UnimplementedError for the profile, FailedPreconditionError without
-    libseccomp.
+    Raises: ShimError: InvalidArgumentError for the profile, FailedPreconditionError without libseccomp.
     """
+    profile = without_listener(profile)
     said, library = json.dumps(profile, separators=(",", ":")).encode(), library_identity().encode()
     name = hashlib.sha256(b"\0".join((_COMPILER, library, said))).hexdigest()
     program = _held.get(name) or _read(directory, name)

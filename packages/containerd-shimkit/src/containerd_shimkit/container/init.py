@@ -86,6 +86,7 @@ def run_init(task: InitTask) -> NoReturn:
         task.channel.send({"kind": "ready"})
         line = task.line or task.channel
         expect("start", line.receive_plain())
+        site.line = line
         apply_all(task.steps.last, site)
         status = task.executor.run(line)
     except ShimGoneError:

@@ -27,6 +27,7 @@ from ..linux.mount_helper import is_helper_type
 from ..linux.mounts import mount_rootfs, mounted_below
 from ..linux.pidfd import identify
 from ..linux.user_namespaces import write_id_maps
+from ..oci.hooks import state_of
 from ..oci.spec import Process, Spec
 from ..shim.reaper import Reaper
 from .answers import Answer, no_answer
@@ -40,6 +41,7 @@ from .freezing import Freezing
 from .init import InitTask, error_from
 from .labels import check_labels
 from .limits import Limits
+from .listener import hand_over
 from .log_program import LogProgram
 from .net_devices import move_net_devices
 from .oom_listener import OomListener
@@ -157,9 +159,14 @@ class Container:
             channel.send({"kind": "start"})
         except BrokenPipeError:
             raise self._ended_early() from None
-        message, descriptors = await channel.receive_async()
-        for descriptor in descriptors:
-            os.close(descriptor)
+        message = await self._receive_plain(channel)
+        if message is not None and message["kind"] == "listener":
+            try:
+                await self._hand_listener_over(message, "created", channel)
+            except BaseException:
+                await asyncio.shield(self._end_init())
+                raise
+            message = await self._receive_plain(channel)
         if message is not None and message["kind"] == "error":
             await asyncio.shield(self.exited)
             raise error_from(message)
@@ -201,6 +208,7 @@ class Container:
             self._filter,
             self._reaper,
             self._answer,
+            self._config.bundle,
         )
         self._executions[id] = Execution(id, home, process, config, executor)
 
@@ -390,6 +398,9 @@ class Container:
                     await self._hooks.run("creating", self.pid, "prestart", "createRuntime")
                     channel.send({"kind": "go"})
                     continue
+                if message["kind"] == "listener":
+                    await self._hand_listener_over(message, "creating", channel)
+                    continue
                 if message["kind"] == "netDevices":
                     assert self._spec.linux is not None, "there is no plan without"
                     await move_net_devices(self._spec.linux.net_devices, self.pid, self._reaper)
@@ -418,6 +429,23 @@ class Container:
             finally:
                 for descriptor in descriptors:
                     os.close(descriptor)
+
+    @staticmethod
+    async def _receive_plain(channel: Channel) -> Message | None:
+        """The next message, whose descriptors nobody wants."""
+        message, descriptors = await channel.receive_async()
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return message
+
+    async def _hand_listener_over(self, message: Message, status: str, channel: Channel) -> None:
+        assert self._state.init is not None, "it was recorded before it did anything"
+        state = state_of(self.id, status, self.pid, self._config.bundle, self._spec.annotations)
+        await hand_over(message, self._spec, self._state.init, state, self._reaper)
+        try:
+            channel.send({"kind": "go"})
+        except BrokenPipeError:
+            pass  # it has ended, which is read next
 
     async def _answer_unless_dead(self, question: Message, descriptors: Sequence[int]) -> tuple[Message, Sequence[int]]:
         """Answer, but give up when the init has been killed meanwhile: nobody would hear the answer."""

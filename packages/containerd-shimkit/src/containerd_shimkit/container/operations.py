@@ -473,11 +473,12 @@ class TakeLabels:
 @dataclass(frozen=True, slots=True)
 class InstallSeccomp:
     """The filter of system calls: the specification's words for its flags, None for what runtimes take then, and the
-    compiled program, empty until there is one.
+    compiled program, empty until there is one. One that `notifies` has a listener, which the shim takes and hands over.
     """
 
     flags: tuple[str, ...] | None
     program: bytes = b""
+    notifies: bool = False
 
 
 @dataclass(frozen=True, slots=True)

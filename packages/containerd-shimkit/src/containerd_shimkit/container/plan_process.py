@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..oci.seccomp import flags_of
+from ..oci.seccomp import flags_of, listener_of
 from ..oci.spec import Linux, Process
 from .operations import (
     ChangeDirectory,
@@ -75,4 +75,4 @@ def _attribute_steps(process: Process, linux: Linux) -> Iterator[Operation]:
 
 def filter_steps(linux: Linux) -> Iterator[Operation]:
     if linux.seccomp is not None:
-        yield InstallSeccomp(flags_of(linux.seccomp))
+        yield InstallSeccomp(flags_of(linux.seccomp), notifies=listener_of(linux.seccomp) is not None)

@@ -8,7 +8,7 @@ from ..errors import InternalError
 from ..linux.cgroup import Cgroup
 from ..linux.labels import LabelFile
 from ..linux.terminals import Terminal
-from .channel import Channel, Message
+from .channel import Channel, Line, Message
 
 __all__ = ["Site"]
 
@@ -20,6 +20,7 @@ class Site:
     rootfs: str
     cgroup: Cgroup
     channel: Channel | None = field(default=None)  # to the shim
+    line: Line | None = field(default=None)  # what is waited at now, when that is not the channel
     root_fd: int = field(default=-1)
     hosts: set[str] = field(default_factory=lambda: set[str]())  # joined namespaces that are the host's own
     has_directory: bool = field(default=False)
@@ -39,6 +40,19 @@ class Site:
         reply, _ = self.channel.receive()
         if reply is None or reply["kind"] != "go":
             raise InternalError("the shim gave up while this container's init waited for it")
+
+    def hand_listener_over(self, descriptor: int) -> None:
+        """Have the shim take the open listener *descriptor*, and wait until somebody listens.
+
+        By write(2) and read(2) alone, which no profile may ask the listener about. Raises: InternalError when the shim
+        is gone.
+        """
+        line = self.line or self.channel
+        assert line is not None, "every process that is filtered has one"
+        line.send({"kind": "listener", "descriptor": descriptor})
+        reply = line.receive_plain()
+        if reply is None or reply["kind"] != "go":
+            raise InternalError("the shim gave up while this process waited for its seccomp listener")
 
     def source(self, path: str) -> str:
         """The name by which the source *path* of a bind mount can be reached."""

@@ -23,6 +23,7 @@ _COMMON: Final = {
     "pidfd_open": 434,
     "close_range": 436,
     "openat2": 437,
+    "pidfd_getfd": 438,
     "mount_setattr": 442,
 }
 _BY_MACHINE: Final = {

@@ -1,7 +1,7 @@
 """Processes that are named so that no other can be meant: by descriptor, or by pid, start time and boot.
 
 Pids are reused within minutes. A descriptor stays with its process, but dies with ours; the three numbers can be
-written down. Source: pidfd_open(2), pidfd_send_signal(2), proc_pid_stat(5).
+written down. Source: pidfd_open(2), pidfd_send_signal(2), pidfd_getfd(2), proc_pid_stat(5).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 
 from .libc import syscall
 
-__all__ = ["ProcessIdentity", "identify", "kill_process", "pidfd_open", "pidfd_send_signal"]
+__all__ = ["ProcessIdentity", "identify", "kill_process", "pidfd_open", "pidfd_send_signal", "take_descriptor"]
 
 _START_TIME: Final = 19  # field 22, counted from the third, which follows the name
 
@@ -82,6 +82,20 @@ def kill_process(identity: ProcessIdentity, signal: int) -> bool:
         return True
     except ProcessLookupError:
         return False
+    finally:
+        os.close(descriptor)
+
+
+def take_descriptor(identity: ProcessIdentity, number: int) -> int:
+    """A copy of what that process has open as *number*, closed by an execve. Needs CAP_SYS_PTRACE, Linux 5.6.
+
+    Raises: OSError; ProcessLookupError when it has ended.
+    """
+    descriptor = pidfd_open(identity.pid)
+    try:
+        if not identity.is_alive():
+            raise ProcessLookupError(errno.ESRCH, f"{os.strerror(errno.ESRCH)} (process {identity.pid})")
+        return syscall("pidfd_getfd", descriptor, number, 0)
     finally:
         os.close(descriptor)
 

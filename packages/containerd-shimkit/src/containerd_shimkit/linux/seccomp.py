@@ -27,13 +27,17 @@ _FILTER_FLAGS: Final = {
     "SECCOMP_FILTER_FLAG_TSYNC": 1 << 0,
     "SECCOMP_FILTER_FLAG_LOG": 1 << 1,
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 1 << 2,
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 1 << 5,
 }
+_NEW_LISTENER: Final = 1 << 3
+_TSYNC_ESRCH: Final = 1 << 4  # beside a listener TSYNC needs it: the result is the descriptor, and no thread's number
 _ACTIONS: Final = {
     "SCMP_ACT_KILL": 0x00000000,
     "SCMP_ACT_KILL_THREAD": 0x00000000,
     "SCMP_ACT_KILL_PROCESS": 0x80000000,
     "SCMP_ACT_TRAP": 0x00030000,
     "SCMP_ACT_ERRNO": 0x00050000,
+    "SCMP_ACT_NOTIFY": 0x7FC00000,
     "SCMP_ACT_TRACE": 0x7FF00000,
     "SCMP_ACT_LOG": 0x7FFC0000,
     "SCMP_ACT_ALLOW": 0x7FFF0000,
@@ -86,18 +90,30 @@ def library_identity() -> str:
     return ""
 
 
-def filter_flags(flags: Iterable[str] | None) -> int:
-    """The bits of seccomp(2) for a profile's flags; without any word of the profile, what runtimes take then."""
+def filter_flags(flags: Iterable[str] | None, *, notifies: bool = False) -> int:
+    """The bits of seccomp(2) for a profile's flags; without any word of the profile, what runtimes take then.
+
+    A filter that *notifies* gets a listener; what is about listeners alone is left out of the others' bits.
+    """
     if flags is None:
-        return _FILTER_FLAGS["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]
-    return sum(_FILTER_FLAGS[flag] for flag in set(flags))
+        bits = _FILTER_FLAGS["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]
+    else:
+        bits = sum(_FILTER_FLAGS[flag] for flag in set(flags))
+    if not notifies:
+        return bits & ~_FILTER_FLAGS["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]
+    if bits & _FILTER_FLAGS["SECCOMP_FILTER_FLAG_TSYNC"]:
+        bits |= _TSYNC_ESRCH
+    return bits | _NEW_LISTENER
 
 
-def install_filter(program: bytes, flags: int) -> None:
-    """Put the compiled *program* on this thread, for good. Needs no_new_privs or CAP_SYS_ADMIN. Raises: OSError."""
+def install_filter(program: bytes, flags: int) -> int:
+    """Put the compiled *program* on this thread, for good; its listener, closed by an execve, when it notifies, else 0.
+
+    Needs no_new_privs or CAP_SYS_ADMIN. Raises: OSError.
+    """
     instructions = ctypes.create_string_buffer(program, len(program))
     described = struct.pack("H6xP", len(program) // _INSTRUCTION.size, ctypes.addressof(instructions))
-    syscall("seccomp", _SECCOMP_SET_MODE_FILTER, flags, described)
+    return syscall("seccomp", _SECCOMP_SET_MODE_FILTER, flags, described)
 
 
 def compile_filter(profile: Seccomp) -> bytes:

@@ -13,7 +13,7 @@ from typing import Final
 
 from .strict_json import INT64, JsonObject
 
-__all__ = ["HOOK_KINDS", "Hook", "hooks_of", "state_document"]
+__all__ = ["HOOK_KINDS", "Hook", "hooks_of", "state_document", "state_of"]
 
 HOOK_KINDS: Final = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 """In the order in which they run."""
@@ -54,11 +54,22 @@ def state_document(
     bundle: str,
     annotations: Mapping[str, str],
 ) -> bytes:
-    """A container's state as JSON; *status* is one of creating, created, running, stopped. No pid when it is 0."""
+    """A container's state as JSON, of what `state_of` says."""
+    return json.dumps(state_of(id, status, pid, bundle, annotations), separators=(",", ":")).encode()
+
+
+def state_of(
+    id: str,  # noqa: A002
+    status: str,
+    pid: int,
+    bundle: str,
+    annotations: Mapping[str, str],
+) -> dict[str, object]:
+    """A container's state; *status* is one of creating, created, running, stopped. No pid when it is 0."""
     state: dict[str, object] = {"ociVersion": "1.2.0", "id": id, "status": status}
     if pid:
         state["pid"] = pid
     state["bundle"] = bundle
     if annotations:
         state["annotations"] = dict(annotations)
-    return json.dumps(state, separators=(",", ":")).encode()
+    return state

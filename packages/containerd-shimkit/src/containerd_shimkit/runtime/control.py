@@ -7,13 +7,14 @@ import os
 import signal
 from typing import Final
 
-from ..container.channel import Channel
+from ..container.channel import Channel, Message
 from ..container.cleanup import clean_up
 from ..container.init import error_from
 from ..container.plan_cgroup import with_default_devices
 from ..container.runtime_hooks import RuntimeHooks
 from ..errors import FailedPreconditionError, InvalidArgumentError
 from ..linux.pidfd import kill_process
+from ..oci.hooks import state_of
 from ..oci.resources import Resources
 from ..oci.spec import read_spec
 from ..shim.reaper import Reaper
@@ -31,28 +32,52 @@ async def start(entry: Entry) -> None:
         raise FailedPreconditionError(f"container {entry.id!r} is {entry.status}; only a created one can be started")
     replies = os.open(entry.replies, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        _send_start(entry)
-        await _readable(replies)
-        said = os.read(replies, _MOST)  # nothing: the init has closed it by its execve, or ended
+        _tell(entry, {"kind": "start"})
+        said = await _next(replies)
+        if said is not None and said["kind"] == "listener":
+            await _hand_listener_over(entry, said)
+            said = await _next(replies)
     finally:
         os.close(replies)
     os.unlink(entry.requests)  # from now on it counts as started
     os.unlink(entry.replies)
-    if said:
-        raise error_from(Channel.decode(said))
+    if said is not None:
+        raise error_from(said)
     hooks = read_spec(entry.directory).hooks  # as it was when the container was made
     if hooks:
         runner = RuntimeHooks(entry.id, entry.record.bundle, entry.record.annotations, hooks, Reaper.current())
         await runner.try_run("running", entry.pid, "poststart")
 
 
-def _send_start(entry: Entry) -> None:
+async def _next(replies: int) -> Message | None:
+    """What the init says next; None when it has closed its line by its execve, or ended."""
+    await _readable(replies)
+    said = os.read(replies, _MOST)
+    return Channel.decode(said) if said else None
+
+
+async def _hand_listener_over(entry: Entry, message: Message) -> None:
+    """Raises: as `hand_over`, with the init gone: it would wait for ever."""
+    from ..container.listener import hand_over  # loads what no other start needs
+
+    init, record = entry.state.init, entry.record
+    assert init is not None, "it has just been heard"
+    state = state_of(entry.id, "created", init.pid, record.bundle, record.annotations)
+    try:
+        await hand_over(message, read_spec(entry.directory), init, state, Reaper.current())
+        _tell(entry, {"kind": "go"})
+    except BaseException:
+        kill_process(init, signal.SIGKILL)
+        raise
+
+
+def _tell(entry: Entry, message: Message) -> None:
     try:
         requests = os.open(entry.requests, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         raise FailedPreconditionError(f"container {entry.id!r} ended before it was started") from None
     try:
-        os.write(requests, Channel.encode({"kind": "start"}))
+        os.write(requests, Channel.encode(message))
     finally:
         os.close(requests)
 

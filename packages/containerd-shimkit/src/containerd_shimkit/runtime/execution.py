@@ -62,7 +62,7 @@ async def _execute(entry: Entry, choices: ExecChoices) -> int:
     seccomp = spec.linux.seccomp if spec.linux else None
     program = await filter_of(seccomp, reaper) if seccomp is not None else b""
     never: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
-    home = Home(entry.id, spec, entry.cgroup, init, never, program, reaper, no_answer)
+    home = Home(entry.id, spec, entry.cgroup, init, never, program, reaper, no_answer, entry.record.bundle)
     streams = streams_of(terminal=process.terminal, console_socket=choices.console_socket, stays=not choices.detach)
     config = InstanceConfig(entry.record.bundle, namespace="", terminal=process.terminal)
     execution = Execution(
