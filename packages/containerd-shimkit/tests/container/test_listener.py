@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import json
 import os
 import signal
@@ -19,15 +20,18 @@ from typing import Any
 import pytest
 from containerd_shimkit import AbortedError, DeadlineExceededError, FailedPreconditionError, ShimError
 from containerd_shimkit.container import listener as module
+from containerd_shimkit.container.channel import Line
+from containerd_shimkit.container.executor import Executor, Inside, Preparation
+from containerd_shimkit.container.instance import ContainerInstance
 from containerd_shimkit.container.listener import hand_over, process_state
 from containerd_shimkit.linux.pidfd import ProcessIdentity, identify
 from containerd_shimkit.linux.seccomp import LIBRARY
 from containerd_shimkit.oci.hooks import state_of
-from containerd_shimkit.oci.spec import Linux, Spec
+from containerd_shimkit.oci.spec import Linux, Process, Spec
 from containerd_shimkit.shim.reaper import Reaper
 
 from . import deciding
-from .bench import Bench, Change, Play, in_user_namespace, same
+from .bench import Bench, Change, Play, in_user_namespace, open_descriptors, same
 
 pytestmark = pytest.mark.root
 
@@ -149,6 +153,42 @@ def test_each_further_process_has_a_listener_of_its_own(play: Play, decider: Dec
         first, second = decider.states
         assert (second["state"]["status"], second["state"]["pid"]) == ("running", first["pid"])
         assert second["pid"] not in (0, first["pid"])
+
+    play(scenario)
+
+
+class InProcess:
+    """An executor that is its program, as one of a wasm guest is: it tells the error of a mkdir by its status."""
+
+    def prepare(self, inside: Inside) -> Preparation:
+        del inside
+        return Preparation(in_process=True)
+
+    def run(self, line: Line) -> int:
+        line.send({"kind": "running"})
+        if any("seccomp" in each for each in open_descriptors()):
+            return 100  # it could decide on its own calls
+        try:
+            os.mkdir("/new")
+        except OSError as error:
+            return error.errno or 101
+        return 102
+
+
+class InProcessInstance(ContainerInstance):
+    def make_exec_executor(self, process: Process) -> Executor:
+        del process
+        return InProcess()
+
+
+@pytest.mark.parametrize("no_new_privileges", [True, False])
+def test_a_process_that_executes_nothing_keeps_no_listener(
+    play: Play, decider: Decider, no_new_privileges: bool
+) -> None:
+    async def scenario(bench: Bench) -> None:
+        container = await bench.running(change=decider.change(no_new_privileges=True), kind=InProcessInstance)
+        ran = await bench.run(container, "x", noNewPrivileges=no_new_privileges)
+        assert ran == (errno.EPROTO, "")
 
     play(scenario)
 

@@ -14,8 +14,8 @@ from containerd_shimkit import FailedPreconditionError, InvalidArgumentError
 from containerd_shimkit.linux import seccomp as module
 from containerd_shimkit.linux.libc import libc
 from containerd_shimkit.linux.process import set_no_new_privs
-from containerd_shimkit.linux.seccomp import compile_filter, filter_flags, install_filter
-from containerd_shimkit.oci.seccomp import Argument, Rule, Seccomp, seccomp_of
+from containerd_shimkit.linux.seccomp import compile_filter, filter_flags, install_filter, supported_flags
+from containerd_shimkit.oci.seccomp import FLAGS, Argument, Rule, Seccomp, seccomp_of
 
 try:
     ctypes.CDLL(module.LIBRARY)
@@ -205,6 +205,15 @@ def test_flags_become_bits() -> None:
     assert filter_flags(()) == 0
     assert filter_flags(["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG"]) == 3
     assert filter_flags(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]) == 0, "it is for those that notify"
+
+
+def test_the_kernel_is_asked_for_the_flags_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = supported_flags()
+    assert found[:3] == FLAGS[:3]
+    release = tuple(map(int, os.uname().release.split(".")[:2]))
+    assert ("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" in found) == (release >= (5, 19))
+    monkeypatch.setitem(module._FILTER_FLAGS, "SECCOMP_FILTER_FLAG_LOG", 1 << 30)
+    assert "SECCOMP_FILTER_FLAG_LOG" not in supported_flags()
 
 
 def test_a_filter_that_notifies_has_a_listener() -> None:

@@ -18,7 +18,7 @@ from ..errors import FailedPreconditionError, InternalError, InvalidArgumentErro
 from ..oci.seccomp import Argument, Rule, Seccomp
 from .libc import syscall
 
-__all__ = ["compile_filter", "filter_flags", "install_filter", "library_identity"]
+__all__ = ["compile_filter", "filter_flags", "install_filter", "library_identity", "supported_flags"]
 
 LIBRARY: Final = "libseccomp.so.2"
 
@@ -104,6 +104,18 @@ def filter_flags(flags: Iterable[str] | None, *, notifies: bool = False) -> int:
     if bits & _FILTER_FLAGS["SECCOMP_FILTER_FLAG_TSYNC"]:
         bits |= _TSYNC_ESRCH
     return bits | _NEW_LISTENER
+
+
+def supported_flags() -> tuple[str, ...]:
+    """The specification's flags that this kernel takes. Nothing is installed."""
+    found: list[str] = []
+    for name in _FILTER_FLAGS:
+        try:
+            syscall("seccomp", _SECCOMP_SET_MODE_FILTER, filter_flags((name,), notifies=True), 0)
+        except OSError as error:
+            if error.errno == errno.EFAULT:  # the flags come first: it has looked for the program
+                found.append(name)
+    return tuple(found)
 
 
 def install_filter(program: bytes, flags: int) -> int:

@@ -7,6 +7,7 @@ Source: OCI runtime specification 1.2, features.md.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Final
 
 from . import attributes, seccomp
@@ -18,8 +19,8 @@ __all__ = ["features_document"]
 _NAMESPACES: Final = ("cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts")
 
 
-def features_document() -> bytes:
-    """The document, as JSON."""
+def features_document(seccomp_flags: Iterable[str] = seccomp.FLAGS) -> bytes:
+    """The document, as JSON. The kernel takes *seccomp_flags*."""
     document = {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.2.0",
@@ -34,7 +35,7 @@ def features_document() -> bytes:
                 "operators": list(seccomp.OPERATORS),
                 "archs": list(seccomp.ARCHITECTURES),
                 "knownFlags": list(seccomp.FLAGS),
-                "supportedFlags": list(seccomp.FLAGS),
+                "supportedFlags": list(seccomp_flags),
             },
             "apparmor": {"enabled": True},
             "selinux": {"enabled": True},

@@ -155,10 +155,11 @@ def spec(chosen: Namespace) -> int:
 
 def features(chosen: Namespace) -> int:
     """print what this runtime can do, as JSON"""
+    from ..linux.seccomp import supported_flags
     from ..oci.features import features_document
 
     del chosen
-    print(json.dumps(json.loads(features_document()), indent=2))
+    print(json.dumps(json.loads(features_document(supported_flags())), indent=2))
     return 0
 
 

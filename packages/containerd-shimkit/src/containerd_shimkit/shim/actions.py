@@ -113,9 +113,11 @@ def version_text(shim: Shim, program: str) -> bytes:
 
 def runtime_info(shim: Shim) -> bytes:
     """What `-info` prints: a RuntimeInfo."""
+    from ..linux.seccomp import supported_flags
     from ..oci.features import features_document
 
-    return messages.encode_runtime_info(_runtime_name(shim), shim.version(), "", features=features_document())
+    features = features_document(supported_flags())
+    return messages.encode_runtime_info(_runtime_name(shim), shim.version(), "", features=features)
 
 
 def open_service(shim: Shim, args: ShimArgs) -> Service:
