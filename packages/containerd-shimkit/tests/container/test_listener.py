@@ -18,15 +18,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from containerd_shimkit import AbortedError, DeadlineExceededError, FailedPreconditionError, ShimError
+from containerd_shimkit import AbortedError, DeadlineExceededError, FailedPreconditionError, InternalError, ShimError
 from containerd_shimkit.container import listener as module
+from containerd_shimkit.container.apply import apply
 from containerd_shimkit.container.channel import Line
 from containerd_shimkit.container.executor import Executor, Inside, Preparation
 from containerd_shimkit.container.instance import ContainerInstance
 from containerd_shimkit.container.listener import hand_over, process_state
+from containerd_shimkit.container.operations import InstallSeccomp
+from containerd_shimkit.container.site import Site
+from containerd_shimkit.container.steps import step_of
+from containerd_shimkit.linux.cgroup_v1 import CgroupV1
 from containerd_shimkit.linux.pidfd import ProcessIdentity, identify
-from containerd_shimkit.linux.seccomp import LIBRARY
+from containerd_shimkit.linux.process import set_no_new_privs
+from containerd_shimkit.linux.seccomp import LIBRARY, compile_filter, filter_flags, install_filter
 from containerd_shimkit.oci.hooks import state_of
+from containerd_shimkit.oci.seccomp import seccomp_of
 from containerd_shimkit.oci.spec import Linux, Process, Spec
 from containerd_shimkit.shim.reaper import Reaper
 
@@ -302,6 +309,41 @@ def test_a_process_that_cannot_have_a_listener_is_not_believed(
         return raised.value
 
     asyncio.run(ask())
+
+
+def test_below_another_listener_there_can_be_none(in_child: Callable[[Callable[[], object]], None]) -> None:
+    def work() -> None:
+        set_no_new_privs()
+        profile = Decider("/nobody", Path("/")).profile()
+        program = compile_filter(seccomp_of(profile))
+        install_filter(program, filter_flags((), notifies=True))
+        with pytest.raises(InternalError, match=r"InstallSeccomp.*; this service runs below another listener already"):
+            apply(step_of(InstallSeccomp((), program, notifies=True)), Site("", CgroupV1({})))
+
+    in_child(work)
+
+
+def test_a_process_that_is_killed_while_it_waits_is_told_of(
+    play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listener does not accept, and somebody kills the init meanwhile: it is not waited for for ever."""
+    monkeypatch.setattr(module, "_TIMEOUT", 0.5)
+    busy = Decider(str(tmp_path / "busy"), tmp_path / "log")
+
+    async def scenario(bench: Bench) -> None:
+        container = await bench.container(change=busy.change(no_new_privileges=True))
+        starting = asyncio.ensure_future(container.start())
+        await asyncio.sleep(0.2)
+        os.kill(container.container.pid, signal.SIGKILL)
+        with pytest.raises(DeadlineExceededError):
+            await starting
+        assert (await asyncio.wait_for(asyncio.shield(container.container.exited), 10)).status == 137
+
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as waiting:
+        listening.bind(busy.path)
+        listening.listen(0)
+        waiting.connect(busy.path)
+        play(scenario)
 
 
 def test_without_metadata_there_is_none_in_the_state() -> None:
