@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ..linux import capabilities, memory_policy, process, rlimits, scheduling, seccomp
+from ..linux.user_namespaces import own_standing
 from .operations import (
     ChangeDirectory,
     DropPrivileges,
@@ -55,10 +56,9 @@ def _drop_privileges(
     no_new_privileges: bool,
 ) -> None:
     """The sets of capabilities are masks."""
-    del site
     capabilities.drop_bounding(bounding)
     capabilities.set_keep_caps(True)  # or the change of uid would empty the permitted set
-    os.setgroups(list(groups))
+    _set_groups(site, gid, groups)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     capabilities.set_keep_caps(False)
@@ -67,6 +67,18 @@ def _drop_privileges(
     if no_new_privileges:
         process.set_no_new_privs()
     os.umask(umask)
+
+
+def _set_groups(site: Site, gid: int, groups: tuple[int, ...]) -> None:
+    try:
+        os.setgroups(list(groups))
+    except PermissionError as error:
+        if not (site.fixed_groups or own_standing().has_fixed_groups):
+            raise
+        # the groups of whoever made the user namespace stay: in it they are nobody's
+        if not set(groups) <= {gid}:
+            text = "additional groups (process.user.additionalGids) are denied in this user namespace; leave them out"
+            raise OSError(error.errno, text) from None
 
 
 def _install_seccomp(site: Site, flags: tuple[str, ...] | None, program: bytes, notifies: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from ..linux import mounts, namespaces, paths, rlimits
 from ..linux.sibling import fork_sibling
-from ..linux.user_namespaces import IdRange, become_root, read_id_map
+from ..linux.user_namespaces import IdRange, are_groups_fixed, become_root, read_id_map
 from ..oci import mount_options as ms
 from .operations import (
     BecomeRoot,
@@ -47,6 +47,7 @@ def _enter_user_namespace(
     else:
         namespaces.unshare(namespaces.CLONE_NEWUSER)
         site.wait_for_shim({"kind": "unshared"})  # whoever is in it may not say who is who there
+    site.fixed_groups = are_groups_fixed()
     if renew_pid:
         _go_on_in_new_pid_namespace(site)
 
@@ -93,8 +94,7 @@ def _open_sources(site: Site, sources: tuple[str, ...]) -> None:
 
 
 def _become_root(site: Site) -> None:
-    del site
-    become_root()
+    become_root(keep_groups=site.fixed_groups)
 
 
 def _bind_device(site: Site, path: str, source: str, kind: int, major: int, minor: int) -> None:

@@ -20,6 +20,7 @@ __all__ = ["close_imports", "pin_libraries"]
 # what the standard library imports only when it first needs it, and we, for commands that need it not at all
 _LAZY: Final = (
     "containerd_shimkit.container.stats",
+    "containerd_shimkit.linux.cgroup_none",
     "containerd_shimkit.linux.cgroup_v2",
     "encodings.ascii",
     "encodings.idna",

@@ -20,6 +20,7 @@ from ..linux import namespaces, process, rlimits
 from ..linux.cgroup import Cgroup
 from ..linux.pidfd import ProcessIdentity
 from ..linux.sibling import fork_sibling
+from ..linux.user_namespaces import are_groups_fixed
 from ..linux.terminals import make_controlling
 from .apply_terminal import hand_over, take_streams
 from .channel import Channel
@@ -31,7 +32,8 @@ from .steps import Step
 
 __all__ = ["ExecTask", "run_exec"]
 
-# whatever else is entered, the user namespace comes last: in it, the rights to enter the others are lost
+# whatever else is entered, the user namespace comes last: in it, root loses the rights to enter the others. Who is not
+# root gets those rights by entering it, as what it made itself
 _ORDER: Final = ("cgroup", "ipc", "uts", "network", "time", "mount", "pid", "user")
 
 
@@ -80,19 +82,24 @@ def run_exec(task: ExecTask) -> NoReturn:
 def _enter(task: ExecTask) -> Site:
     """Enter the container but for its pid namespace, and become its user."""
     forget_parent({task.channel.fileno(), *task.stdio, *task.preserved})
-    process.set_dumpable(False)  # nobody may look into this process while it holds the host's things
+    is_root = os.geteuid() == 0
+    if is_root:
+        process.set_dumpable(False)  # nobody may look into this process while it holds the host's things
     process.set_name("shim-exec")
     for target, descriptor in enumerate(task.stdio):
         os.dup2(descriptor, target)
     site = Site("", task.cgroup, line=task.channel)
     apply_all(task.host, site)
+    if not is_root:
+        process.set_dumpable(False)  # now: an ordinary user's process could not have changed its own /proc files
     process.close_descriptors({task.channel.fileno(), *task.preserved})
     process.join_new_session_keyring()  # the service's own keys are not the container's
     theirs = _open_namespaces(task)
-    prepared = _prepare(task, theirs["mount"])
+    site.fixed_groups = "user" in theirs and are_groups_fixed(task.init.pid)
+    prepared = _prepare(task, theirs["mount"] if is_root else -1)
     site.in_process = prepared.in_process
     apply_all(task.labels, site)  # by the host's procfs: this process is not in the container's
-    for kind in _ORDER:
+    for kind in _ORDER if is_root else ("user", *_ORDER[:-1]):
         if kind in theirs:
             namespaces.setns(theirs[kind], namespaces.NAMESPACE_FLAGS[kind])
     if "user" in theirs:
@@ -113,6 +120,10 @@ def _open_namespaces(task: ExecTask) -> dict[str, int]:
         theirs = namespaces.open_namespaces_of(task.init)
     except ProcessLookupError:
         raise FailedPreconditionError(f"container {task.id!r} has ended: nothing can be executed in it") from None
+    except PermissionError:
+        raise FailedPreconditionError(
+            f"container {task.id!r} is closed to user {os.geteuid()}: it has not been started, or is another user's"
+        ) from None
     if "mount" not in theirs:
         raise FailedPreconditionError(f"container {task.id!r} has no mount namespace of its own (any more)")
     return theirs
@@ -120,12 +131,21 @@ def _open_namespaces(task: ExecTask) -> dict[str, int]:
 
 def _prepare(task: ExecTask, mount_namespace: int) -> Preparation:
     """Let the executor look its program up in the container's root, with the host's as `/` still."""
+    if mount_namespace < 0:  # who is not root could not come back
+        root_fd = os.open(f"/proc/{task.init.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        if not task.init.is_alive():
+            raise FailedPreconditionError(f"container {task.id!r} has ended: nothing can be executed in it")
+        return _look_up(task, root_fd)
     own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     # its root, which is where the init has pivoted to, whatever chroot(2) some process has done since
     namespaces.setns(mount_namespace, namespaces.CLONE_NEWNS)
     root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     namespaces.setns(own, namespaces.CLONE_NEWNS)
     os.close(own)
+    return _look_up(task, root_fd)
+
+
+def _look_up(task: ExecTask, root_fd: int) -> Preparation:
     prepared = task.executor.prepare(Inside(root_fd, task.annotations, task.channel, task.user))
     os.close(root_fd)
     check_threads()

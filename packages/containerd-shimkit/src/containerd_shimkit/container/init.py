@@ -77,7 +77,8 @@ def run_init(task: InitTask) -> NoReturn:
         if task.new_keyring:
             process.join_new_session_keyring()  # the service's own keys are not the container's
         process.set_name("shim-init")
-        process.set_dumpable(False)  # no other process may look into this one while it holds the host's things
+        if os.geteuid() == 0:
+            process.set_dumpable(False)  # no other process may look into this one while it holds the host's things
         for target, descriptor in enumerate(task.stdio):
             os.dup2(descriptor, target)
         process.close_descriptors({task.channel.fileno(), *kept})
@@ -129,11 +130,14 @@ def expect(kind: str, message: Message | None) -> None:
 
 def _build(task: InitTask, kept: Collection[int]) -> Site:
     steps, site = task.steps, Site(task.steps.rootfs, task.cgroup, task.channel)
+    was_root = os.geteuid() == 0
     if task.rootfs:
         # in the shim's own mount namespace: containerd's own clean-up must be able to see these mounts
         mounts.mount_rootfs(task.rootfs, steps.rootfs)
     _check_rootfs(steps.rootfs)
     apply_all(steps.host, site)
+    if not was_root:
+        process.set_dumpable(False)  # now: before, its user could not have said who is who in its user namespace
     apply_all(steps.root, site)
     if site.terminal is not None:
         hand_over(site.terminal, task.channel)

@@ -23,10 +23,11 @@ from ..errors import (
 from ..instance import Encoded, ExitStatus, InstanceConfig, Mount, ProcessInfo
 from ..linux.capabilities import unknown_capabilities
 from ..linux.cgroups import cgroup_for
+from ..linux.id_map_programs import needs_programs, write_id_maps_by_programs
 from ..linux.mount_helper import is_helper_type
 from ..linux.mounts import mount_rootfs, mounted_below
 from ..linux.pidfd import identify
-from ..linux.user_namespaces import write_id_maps
+from ..linux.user_namespaces import own_standing, write_id_maps
 from ..oci.hooks import state_of
 from ..oci.spec import Process, Spec
 from ..shim.reaper import Reaper
@@ -62,6 +63,7 @@ _log = logging.getLogger(__name__)
 _claimed: set[str] = set()  # cgroups of this process's containers
 _MOUNT_TIMEOUT: Final = 90.0
 _EXECUTIONS_TIMEOUT: Final = 5.0  # for those that have been sent SIGKILL
+_MAP_TIMEOUT: Final = 60.0
 _SCOPE_TIMEOUT: Final = 30.0  # more than it takes to give systemd up
 _REASONS: Final = {
     137: "; it may have been killed for its memory limit (linux.resources.memory)",
@@ -104,7 +106,9 @@ class Container:
         self.id = id
         self._config = config
         self._spec = spec = with_terminal(spec, config.terminal)
-        self._plan: Plan = plan_container(spec, config.bundle, id)
+        self._plan: Plan = plan_container(
+            spec, config.bundle, id, user=os.geteuid(), makes_devices=own_standing().is_hosts_root
+        )
         check_labels(spec)
         self._maker = maker
         self._state_directory = maker.state_directory or config.bundle
@@ -113,6 +117,8 @@ class Container:
             self._plan = replace(self._plan, rootfs=os.path.join(config.bundle, "rootfs"))
         by_systemd = bool(config.config.get("systemd_cgroup"))
         self._cgroup = cgroup_for(spec.linux.cgroups_path if spec.linux else "", id, by_systemd=by_systemd)
+        if not self._cgroup.paths:
+            _require_pid_namespace(self._plan)
         check_limits(self._cgroup, self._plan.host)
         self._executor = executor
         _warn_of_unknown_capabilities(id, spec)
@@ -266,6 +272,8 @@ class Container:
 
     def _claim_cgroup(self) -> None:
         """Make sure that the cgroup is nobody else's: deleting a container ends every process in its cgroup."""
+        if not self._cgroup.paths:
+            return  # there is none
         claim = self._cgroup.directory
         if any(_overlap(claim, other) for other in _claimed) or self._cgroup.has_processes():
             raise FailedPreconditionError(
@@ -334,10 +342,12 @@ class Container:
         self._reaper.watch(pid).add_done_callback(partial(self._record_exit, pid))
 
     def _record_init(self) -> None:
-        self._state = replace(self._state, init=identify(self.pid))
+        init = identify(self.pid)
+        self._cgroup.belong_to(init)
+        self._state = replace(self._state, init=init)
         write_state(self._state_directory, self._state)
 
-    def _map_ids(self) -> None:
+    async def _map_ids(self) -> None:
         """Give the user namespace that the init has made its users and groups."""
         linux = self._spec.linux
         assert linux is not None, "there is no plan without"
@@ -345,6 +355,14 @@ class Container:
             [(each.container_id, each.host_id, each.size) for each in mappings]
             for mappings in (linux.uid_mappings, linux.gid_mappings)
         )
+        if needs_programs(uids, gids):
+            await run_in_child(
+                lambda: write_id_maps_by_programs(self.pid, uids, gids),
+                self._reaper,
+                what=f"mapping the ids of container {self.id!r}",
+                timeout=_MAP_TIMEOUT,
+            )
+            return
         try:
             write_id_maps(self.pid, uids, gids)
         except OSError as error:
@@ -407,7 +425,7 @@ class Container:
                     channel.send({"kind": "go"})
                     continue
                 if message["kind"] == "unshared":
-                    self._map_ids()
+                    await self._map_ids()
                     channel.send({"kind": "go"})
                     continue
                 if message["kind"] == "successor":
@@ -547,6 +565,15 @@ class Container:
             self._channel.close()
         if self._stdio is not None:
             self._stdio.close()
+
+
+def _require_pid_namespace(plan: Plan) -> None:
+    """Refuse a container whose processes could not be told from others. Raises: FailedPreconditionError."""
+    if plan.pid_namespace != "":
+        raise FailedPreconditionError(
+            "config.json: linux.namespaces has no new `pid`, and the container can have no cgroup: nobody could find "
+            "its processes, or end them all; add a namespace of type `pid`, without a path"
+        )
 
 
 def _warn_of_unknown_capabilities(id: str, spec: Spec) -> None:  # noqa: A002

@@ -36,7 +36,7 @@ from .plan_labels import labelled_mounts
 from .plan_mounts import binds_dev, leave_host, plan_mappings, plan_mounts, prepare_root, seal_mounts
 from .plan_namespaces import kinds_of, later_namespace_steps, namespace_steps, net_device_steps, setting_steps
 from .plan_process import filter_steps, label_steps, process_steps
-from .plan_user import check_mappings, in_user_namespace
+from .plan_user import check_mappings, check_ordinary_user, in_user_namespace, with_bound_devices
 from .refusals import unsupported
 
 __all__ = ["Plan", "plan_container", "with_filter", "with_terminal"]
@@ -72,15 +72,26 @@ class Plan:
     own_mounts: bool = True  # or it has its root among the host's mounts, where something must be unmounted at its end
 
 
-def plan_container(spec: Spec, bundle: str, id: str = "") -> Plan:  # noqa: A002
+def plan_container(
+    spec: Spec,
+    bundle: str,
+    id: str = "",  # noqa: A002
+    *,
+    user: int = 0,
+    makes_devices: bool = True,
+) -> Plan:
     """Plan the container *id* that *spec* describes, in the absolute path *bundle*.
 
-    Raises: InvalidArgumentError for what no version could do, UnimplementedError for what this one cannot.
+    The *user* makes it, on the host. Without *makes_devices* that is no root who can make device nodes: in their place
+    the host's are shown. Raises: InvalidArgumentError for what no version could do, UnimplementedError for what this
+    one cannot, FailedPreconditionError for what this user cannot.
     """
     process, linux = _required(spec)
     _refuse_unsupported(spec, process, linux)
     kinds = kinds_of(linux)
     check_mappings(process, linux, kinds)
+    if user:
+        check_ordinary_user(user, kinds)
     root = labelled_mounts(_root_steps(spec, linux, kinds, bundle), linux.mount_label)
     root_path = spec.root.path if spec.root else "rootfs"
     return Plan(
@@ -88,9 +99,9 @@ def plan_container(spec: Spec, bundle: str, id: str = "") -> Plan:  # noqa: A002
         pid_namespace=kinds.get("pid"),
         user_namespace="user" in kinds,
         rootfs=posixpath.normpath(posixpath.join(bundle, root_path)),
-        host=(*plan_mappings(spec, linux, kinds, bundle), *_host_steps(process, linux, kinds)),
+        host=(*plan_mappings(spec, linux, kinds, bundle), *_host_steps(process, linux, kinds, user)),
         root=(
-            *(in_user_namespace(root, later_namespace_steps(kinds)) if "user" in kinds else root),
+            *_root_of(root, kinds, makes_devices),
             *net_device_steps(linux, kinds),
             *_hooks_outside(spec),
             *_hooks("createContainer", "creating", spec, bundle, id),
@@ -152,11 +163,17 @@ def _refuse_unsupported(spec: Spec, process: Process, linux: Linux) -> None:
             raise unsupported(field, "is set")
 
 
-def _host_steps(process: Process, linux: Linux, kinds: dict[str, str]) -> Iterator[Operation]:
+def _root_of(steps: Iterator[Operation], kinds: dict[str, str], makes_devices: bool) -> Iterator[Operation]:
+    if "user" in kinds:
+        return in_user_namespace(steps, later_namespace_steps(kinds))
+    return steps if makes_devices else with_bound_devices(steps)
+
+
+def _host_steps(process: Process, linux: Linux, kinds: dict[str, str], user: int) -> Iterator[Operation]:
     if process.oom_score_adj is not None:
         yield SetOomScoreAdj(process.oom_score_adj)
     yield JoinCgroup(with_default_devices(linux.resources))
-    yield from namespace_steps(process, linux, kinds)
+    yield from namespace_steps(process, linux, kinds, user)
 
 
 def _root_steps(spec: Spec, linux: Linux, kinds: dict[str, str], bundle: str) -> Iterator[Operation]:

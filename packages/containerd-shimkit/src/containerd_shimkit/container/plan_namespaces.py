@@ -67,14 +67,18 @@ def _check_hosts_mounts(linux: Linux, kinds: Mapping[str, str]) -> None:
             )
 
 
-def namespace_steps(process: Process, linux: Linux, kinds: Mapping[str, str]) -> Iterator[Operation]:
-    """The steps that enter them."""
+def namespace_steps(process: Process, linux: Linux, kinds: Mapping[str, str], user: int = 0) -> Iterator[Operation]:
+    """The steps by which a process of the host's *user* enters them."""
     if "user" in kinds:
         yield from prepare_for_user_namespace(process, linux)
     # joined before the new mount namespace exists, while their paths can still be seen
-    yield from (JoinNamespace(kind, kinds[kind]) for kind in _JOINABLE if kinds.get(kind))
+    joined = tuple(JoinNamespace(kind, kinds[kind]) for kind in _JOINABLE if kinds.get(kind))
+    if not user:
+        yield from joined
     if "user" in kinds:
         yield enter_user_namespace(linux, kinds)  # before what is to belong to it
+    if user:
+        yield from joined  # what this user may enter at all belongs to the user namespace that is joined too
     yield from _new(kinds, ("mount",) if "user" in kinds else _NEW_AT_ONCE)
     if kinds.get("time") == "":
         yield NewTimeNamespace("".join(f"{each.clock} {each.secs} {each.nanosecs}\n" for each in linux.time_offsets))

@@ -12,12 +12,13 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from ..errors import InvalidArgumentError
+from ..errors import FailedPreconditionError, InvalidArgumentError
 from ..oci.spec import IdMapping, Linux, Process
 from .operations import (
     BecomeRoot,
     BindDevice,
     BindMount,
+    BindRoot,
     DeviceNode,
     EnterUserNamespace,
     GiveStreams,
@@ -27,7 +28,15 @@ from .operations import (
     RaiseRlimit,
 )
 
-__all__ = ["check_mappings", "check_ranges", "enter_user_namespace", "in_user_namespace", "prepare_for_user_namespace"]
+__all__ = [
+    "check_mappings",
+    "check_ordinary_user",
+    "check_ranges",
+    "enter_user_namespace",
+    "in_user_namespace",
+    "prepare_for_user_namespace",
+    "with_bound_devices",
+]
 
 _MOST: Final = 340  # ranges that a kernel takes
 _IDS: Final = 1 << 32
@@ -65,6 +74,21 @@ def check_mappings(process: Process, linux: Linux, kinds: Mapping[str, str]) -> 
                     f"config.json: {field} needs the id {each}, which linux.{name}Mappings does not map"
                     + (": setting the container up needs a root there" if each == 0 else "")
                 )
+
+
+def check_ordinary_user(user: int, kinds: Mapping[str, str]) -> None:
+    """Refuse the namespaces that *user*, who is not root, cannot have. Raises: FailedPreconditionError."""
+    if "user" not in kinds:
+        raise FailedPreconditionError(
+            f"config.json: linux.namespaces has no `user`, but user {user} is not root and can make containers only in "
+            "a user namespace; add it, with linux.uidMappings and gidMappings (`containerd-shimkit-oci spec "
+            "--rootless` writes all that), or be root"
+        )
+    if kinds.get("pid"):
+        raise FailedPreconditionError(
+            f"config.json: linux.namespaces: pid is to be joined at {kinds['pid']!r}, which only root can; "
+            "leave the path out"
+        )
 
 
 def check_ranges(field: str, mappings: Sequence[IdMapping]) -> None:
@@ -121,6 +145,16 @@ def in_user_namespace(steps: Iterable[Operation], namespaces: Iterable[Operation
             yield OpenSources(tuple(dict.fromkeys(sources)))
             yield BecomeRoot()
             yield from namespaces
+
+
+def with_bound_devices(steps: Iterable[Operation]) -> Iterator[Operation]:
+    """*steps*, which build a root, for a maker who cannot make device nodes: they are the host's."""
+    planned = tuple(map(_without_mknod, steps))
+    devices = tuple(dict.fromkeys(each.source for each in planned if isinstance(each, BindDevice)))
+    for step in planned:
+        yield step
+        if isinstance(step, PrepareRoot | BindRoot):
+            yield OpenSources(devices)
 
 
 def _without_mknod(step: Operation) -> Operation:

@@ -24,6 +24,7 @@ class Site:
     root_fd: int = field(default=-1)
     hosts: set[str] = field(default_factory=lambda: set[str]())  # joined namespaces that are the host's own
     has_directory: bool = field(default=False)
+    fixed_groups: bool = field(default=False)  # nobody in the user namespace that was entered may change their groups
     terminal: Terminal | None = field(default=None)
     in_process: bool = field(default=False)  # this process runs the guest itself, and executes nothing
     labels: tuple[LabelFile, ...] = field(default=())  # opened, and not taken on yet

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..errors import AbortedError, DeadlineExceededError, InternalError
-from ..linux import namespaces, process
+from ..linux import capabilities, namespaces, process
+from ..linux.user_namespaces import own_standing
 from ..shim.reaper import Reaper
 from .channel import Channel, Message
 from .init import error_from, error_message, forget_parent
@@ -112,14 +113,19 @@ def _be_worker(
 
 
 def _confine(confinement: Confinement, timeout: float) -> None:
-    namespaces.unshare(namespaces.CLONE_NEWNET)
+    is_root = own_standing().is_hosts_root
+    # for who is not: in a user namespace of its own, where nobody is anybody
+    namespaces.unshare(namespaces.CLONE_NEWNET | (0 if is_root else namespaces.CLONE_NEWUSER))
     if (limit := confinement.memory_bytes) is not None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # counts for memory files as well
     seconds = max(1, math.ceil(timeout))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.setgroups([])
-    os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-    os.setresuid(_NOBODY, _NOBODY, _NOBODY)  # from root to nobody: the kernel empties the capability sets
+    if is_root:
+        os.setgroups([])
+        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+        os.setresuid(_NOBODY, _NOBODY, _NOBODY)  # from root to nobody: the kernel empties the capability sets
+    else:
+        capabilities.set_capabilities(0, 0, 0)
     process.set_no_new_privs()

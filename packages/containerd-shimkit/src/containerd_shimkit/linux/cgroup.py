@@ -27,7 +27,7 @@ from ..oci.resources import Resources
 from .cgroup_files import GONE, OpenFiles, pids_below, read, remove_directory, remove_tree, steps
 from .cgroup_settings import Setting
 from .oom import OomWatch
-from .pidfd import pidfd_open, pidfd_send_signal
+from .pidfd import ProcessIdentity, pidfd_open, pidfd_send_signal
 
 __all__ = ["Cgroup", "FreezerState", "checked_path", "is_scope_path", "path_parts"]
 
@@ -73,6 +73,9 @@ class Cgroup(ABC):
         self.create()
         if resources is not None:
             self.apply(resources)
+
+    def belong_to(self, init: ProcessIdentity) -> None:
+        """Note who the container's init is, for those who find its processes by it."""
 
     @abstractmethod
     def check(self, resources: Resources) -> None:

@@ -1,4 +1,4 @@
-"""The ids of a user namespace: which of its users and groups are which of those around it.
+"""The ids of a user namespace: which of its users and groups are which of those around it, and who may say so.
 
 Source: user_namespaces(7).
 """
@@ -6,20 +6,68 @@ Source: user_namespaces(7).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from typing import TypeAlias
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, TypeAlias
 
-__all__ = ["IdRange", "become_root", "read_id_map", "write_id_maps"]
+__all__ = [
+    "IdRange",
+    "Standing",
+    "are_groups_fixed",
+    "become_root",
+    "is_own_id",
+    "own_standing",
+    "read_id_map",
+    "what_denies_user_namespaces",
+    "write_id_maps",
+]
 
 IdRange: TypeAlias = tuple[int, int, int]
 """The first id inside, the first id outside, how many."""
+
+_EVERYBODY: Final = ((0, 0, 0xFFFFFFFF),)
+# which value of each setting keeps user namespaces, or rights in them, from those who are not root
+_SETTINGS: Final = (
+    ("/proc/sys/user/max_user_namespaces", "0", "a number above 0"),
+    ("/proc/sys/kernel/unprivileged_userns_clone", "0", "1"),  # Debian's
+    ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "0"),  # Ubuntu's
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What this process is to its host."""
+
+    is_hosts_root: bool  # and not the root of some user namespace
+    has_fixed_groups: bool  # nobody in its user namespace may change their groups
+
+
+@lru_cache(maxsize=1)
+def own_standing() -> Standing:
+    """What this process is, as it was when this was asked first: what it forks asks while /proc is another's."""
+    if os.geteuid() == 0 and read_id_map("/proc/self/uid_map") == _EVERYBODY:
+        return Standing(is_hosts_root=True, has_fixed_groups=False)
+    return Standing(is_hosts_root=False, has_fixed_groups=are_groups_fixed())
+
+
+def are_groups_fixed(pid: int | str = "self") -> bool:
+    """Whether the user namespace of the process *pid* denies setgroups(2) to everybody in it. Raises: OSError."""
+    with open(f"/proc/{pid}/setgroups", encoding="ascii") as file:
+        return file.read().strip() == "deny"
+
+
+def is_own_id(ranges: Sequence[IdRange], own: int) -> bool:
+    """Whether *ranges* map the one id *own* and no other: what every user may do without help."""
+    return len(ranges) == 1 and ranges[0][1:] == (own, 1)
 
 
 def write_id_maps(pid: int, uids: Iterable[IdRange], gids: Iterable[IdRange], proc: str = "/proc") -> None:
     """Give the new user namespace of the process *pid*, a child of this one's, its users and groups.
 
-    Whoever is not root may map only its own group, and only where setgroups(2) can take nobody's permissions off.
-    Raises: OSError (EINVAL: ranges overlap, or are too many; EPERM: not these ids).
+    Whoever is not root may map only its own user and group, and the latter only where setgroups(2) can take nobody's
+    permissions off; for more see `id_map_programs`. Raises: OSError (EINVAL: ranges overlap, or are too many; EPERM:
+    not these ids).
     """
     if os.geteuid():
         _write(f"{proc}/{pid}/setgroups", "deny")
@@ -33,11 +81,29 @@ def read_id_map(path: str) -> tuple[IdRange, ...]:
         return tuple((int(inside), int(outside), int(size)) for inside, outside, size in map(str.split, file))
 
 
-def become_root() -> None:
-    """Become the user and the group 0 of this process's user namespace, without any other group. Raises: OSError."""
-    os.setgroups([])
+def become_root(*, keep_groups: bool = False) -> None:
+    """Become the user and the group 0 of this process's user namespace, without any other group. Raises: OSError.
+
+    With *keep_groups*, where they are fixed, its maker's other groups stay: they are nobody's there.
+    """
+    if not keep_groups:
+        os.setgroups([])
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
+
+
+def what_denies_user_namespaces() -> str:
+    """The host's setting that keeps user namespaces, or any rights in them, from ordinary users, and its cure; or ""."""
+    for path, denying, allowing in _SETTINGS:
+        try:
+            with open(path, encoding="ascii") as file:
+                value = file.read().strip()
+        except OSError:
+            continue  # of another distribution, or out of sight
+        if value == denying:
+            name = path.removeprefix("/proc/sys/").replace("/", ".")
+            return f"the host's setting {name} is {value}: root can set it to {allowing} (sysctl -w)"
+    return ""
 
 
 def _lines(ranges: Iterable[IdRange]) -> str:

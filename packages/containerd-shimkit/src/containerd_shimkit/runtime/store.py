@@ -27,6 +27,7 @@ from ..errors import (
 from ..linux.cgroup import Cgroup, FreezerState
 from ..linux.cgroups import cgroup_from
 from ..linux.own_directory import make_own_directory
+from ..linux.user_namespaces import own_standing
 
 __all__ = ["Entry", "Record", "Store", "default_root"]
 
@@ -40,7 +41,7 @@ _VERSION: Final = 1
 
 def default_root() -> str:
     """Where containers are kept when nobody says: /run for root, the user's own runtime directory for others."""
-    if os.geteuid() == 0:
+    if own_standing().is_hosts_root:
         return f"/run/{_NAME}"
     own = os.environ.get("XDG_RUNTIME_DIR", "")
     if not os.path.isabs(own):
@@ -104,6 +105,10 @@ class Entry:
     @property
     def cgroup(self) -> Cgroup:
         """The container's control group. Raises: InvalidArgumentError when the state file has none that can be."""
+        if not self.state.cgroup_paths:
+            from ..linux.cgroup_none import NoCgroup
+
+            return NoCgroup(init=self.state.init)
         return cgroup_from(self.state.cgroup_paths)
 
     def document(self) -> dict[str, Any]:
