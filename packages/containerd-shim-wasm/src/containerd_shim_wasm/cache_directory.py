@@ -8,9 +8,19 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final, NoReturn
 
-__all__ = ["BadEntryError", "CacheDirectory", "CacheError", "open_own"]
+__all__ = ["BadEntryError", "CacheDirectory", "CacheError", "default_directory", "open_own"]
 
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+def default_directory() -> str:
+    """The cache of root's shims, or this user's own; a shim that has no home keeps nothing, and says so."""
+    if os.geteuid() == 0:
+        return "/var/cache/containerd-shimkit/modules"
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(cache):
+        cache = os.path.expanduser("~/.cache")
+    return f"{cache}/containerd-shimkit/modules"
 
 
 class CacheError(Exception):

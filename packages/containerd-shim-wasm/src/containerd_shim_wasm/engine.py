@@ -10,6 +10,7 @@ from typing import ClassVar, Final, cast
 from containerd_shimkit import InvalidArgumentError
 
 from .binary import HEAD_SIZE, FileKind, file_kind
+from .cache_directory import default_directory
 from .context import RuntimeContext, WasmLayer
 
 __all__ = [
@@ -42,7 +43,7 @@ class Settings:
     compile_timeout: float = 300.0  # seconds
     compile_memory_bytes: int = 4 << 30  # address space of the process that compiles
     compile_cache_bytes: int = 2 << 30  # size of the node's cache of compiled code; 0: keep none
-    compile_cache_directory: str = "/var/cache/containerd-shimkit/modules"  # root's alone, on a disk of this node
+    compile_cache_directory: str = default_directory()  # the user's alone, on a disk of this node
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> Settings:

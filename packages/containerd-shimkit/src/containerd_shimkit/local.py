@@ -22,6 +22,7 @@ from typing import Any, Final, cast
 
 from .errors import DeadlineExceededError, FailedPreconditionError, NotFoundError, ShimError, UnavailableError
 from .instance import ExitStatus
+from .oci.rootless import as_ordinary_user
 from .proto import task_pb2
 from .task.identifiers import check_identifier
 from .ttrpc.aio.client import Client
@@ -33,6 +34,7 @@ _START_TIMEOUT: Final = 30.0
 _CALL_TIMEOUT: Final = 120.0  # a first Create compiles the guest
 _END_TIMEOUT: Final = 10.0
 _CHUNK: Final = 65536
+_LONGEST_PARENT: Final = 28  # the path of the shim's socket is longer by 79, and may have 107 bytes
 _LARGEST_PIPE: Final = 1 << 20  # /proc/sys/fs/pipe-max-size, where nobody has changed it
 _STREAMS: Final = (("stdout", 1), ("stderr", 2))
 # when the terminal hangs up, nobody is left who could end the guest: to it that is SIGTERM
@@ -85,18 +87,18 @@ def local_bundle(
 ) -> Generator[LocalBundle, None, None]:
     """A bundle with *spec* as its config.json and an empty rootfs, removed afterwards, also when SIGTERM comes.
 
-    Raises: FailedPreconditionError for anybody but root, whom the kernel gives no namespaces, mounts and cgroups, and
-    when something is still mounted in the bundle afterwards; InvalidArgumentError for *id* and *namespace*; OSError.
+    For anybody but root the container of *spec* is put into a user namespace, as `as_ordinary_user` does it.
+    Raises: FailedPreconditionError where the host has no user namespaces for them, and when something is still mounted
+    in the bundle afterwards; InvalidArgumentError for *id* and *namespace*; OSError.
     """
     check_identifier(id, "task id")
     check_identifier(namespace, "namespace")
     if os.geteuid() != 0:
-        raise FailedPreconditionError(
-            f"running a container needs root (namespaces, mounts, cgroups); you are user {os.geteuid()}: use sudo"
-        )
+        _require_user_namespaces()
+        spec = as_ordinary_user(spec, os.geteuid(), os.getegid())
     with _unwound_by_sigterm():
         # short, for a socket's path has room for 107 bytes; not in a shared /tmp that others can watch
-        directory = tempfile.mkdtemp(prefix="shim-", dir="/run" if os.path.isdir("/run") else None)
+        directory = tempfile.mkdtemp(prefix="shim-", dir=_parent())
         try:
             bundle = LocalBundle(directory, id, namespace)
             _fill(bundle, spec)
@@ -130,6 +132,25 @@ async def run_task(
             raise
         _delete(shim, bundle)
     return ended
+
+
+def _require_user_namespaces() -> None:
+    from .linux.user_namespaces import what_denies_user_namespaces
+
+    if denied := what_denies_user_namespaces():
+        raise FailedPreconditionError(
+            f"user {os.geteuid()} cannot run a container: without root that takes a user namespace, and {denied}; "
+            "or use sudo"
+        )
+
+
+def _parent() -> str | None:
+    """Where a bundle is put: not in a /tmp that others watch, if there is a better place; None: there."""
+    if os.geteuid() == 0:
+        return "/run" if os.path.isdir("/run") else None
+    own = os.environ.get("XDG_RUNTIME_DIR", "")
+    is_usable = os.path.isabs(own) and len(os.fsencode(own)) <= _LONGEST_PARENT and os.access(own, os.W_OK | os.X_OK)
+    return own if is_usable else "/tmp"
 
 
 def _fill(bundle: LocalBundle, spec: Mapping[str, Any]) -> None:

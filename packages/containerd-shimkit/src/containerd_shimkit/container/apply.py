@@ -23,6 +23,7 @@ from ..errors import (
 )
 from ..linux import paths
 from ..linux.cgroup import Cgroup
+from ..linux.user_namespaces import what_denies_user_namespaces
 from ..oci.hooks import Hook
 from . import (
     apply_cgroup_mounts,
@@ -38,6 +39,7 @@ from .operations import (
     BindMount,
     DeviceNode,
     EnterUserNamespace,
+    FilesystemMount,
     InstallSeccomp,
     JoinCgroup,
     MakeDirectory,
@@ -78,6 +80,18 @@ _WRONG: Final = (
 )
 _FORBIDDEN: Final = (errno.EPERM, errno.EACCES, errno.EROFS)
 _EXHAUSTED: Final = (errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+_MOUNT_CURES: Final = {
+    ("proc", errno.EPERM): (
+        "; in a user namespace it needs a pid namespace of its own, and a host whose own /proc is not partly hidden: a "
+        "container that this runs in must have an unmasked one (docker run --security-opt systempaths=unconfined)"
+    ),
+    ("sysfs", errno.EPERM): (
+        "; in a user namespace it needs a new network namespace: add one, or bind the host's /sys (type none, source "
+        "/sys, option rbind)"
+    ),
+    ("devpts", errno.EINVAL): "; an option such as gid=5 may name an id that the user namespace does not map",
+    ("tmpfs", errno.EINVAL): "; an option such as gid=5 may name an id that the user namespace does not map",
+}
 _KINDS: Final[dict[int, type[ShimError]]] = {
     **dict.fromkeys(_WRONG, InvalidArgumentError),
     **dict.fromkeys(_FORBIDDEN, PermissionDeniedError),
@@ -142,9 +156,22 @@ def _cure(step: Step, error: OSError) -> str:
         case ReadonlyPath.__name__ if error.errno == errno.EINVAL:
             return "; the mount that it is in may be unbindable: leave that option out"
         case EnterUserNamespace.__name__ if error.errno in (errno.EINVAL, errno.EUSERS, errno.ENOSPC):
-            return "; it must not be the shim's own, and /proc/sys/user/max_user_namespaces must allow one more"
+            denied = what_denies_user_namespaces() if error.errno != errno.EINVAL else ""
+            return (
+                f"; {denied}"
+                if denied
+                else "; it must not be the shim's own, and /proc/sys/user/max_user_namespaces must allow one more"
+            )
+        case EnterUserNamespace.__name__ if error.errno == errno.EPERM:
+            denied = what_denies_user_namespaces() or "a seccomp profile that this runs under may forbid it"
+            return f"; {denied}, or be root"
+        case FilesystemMount.__name__ if error.errno in (errno.EPERM, errno.EINVAL):
+            return _MOUNT_CURES.get((step[1], error.errno), "")
         case SetOomScoreAdj.__name__:
-            return "; lowering it needs CAP_SYS_RESOURCE: set restrict_oom_score_adj = true in containerd's CRI plugin"
+            return (
+                "; lowering it needs CAP_SYS_RESOURCE: leave process.oomScoreAdj out, or set "
+                "restrict_oom_score_adj = true in containerd's CRI plugin"
+            )
         case SetRlimit.__name__ | RaiseRlimit.__name__ if error.errno == errno.EPERM:
             return "; raising a hard limit needs CAP_SYS_RESOURCE: ask for less, or raise containerd's own limit"
         case SetScheduler.__name__ if error.errno == errno.EPERM:

@@ -20,12 +20,13 @@ from typing import Final
 from ..linux import seccomp
 from ..linux.own_directory import make_own_directory
 from ..linux.seccomp import compile_filter, library_identity
+from ..linux.user_namespaces import own_standing
 from ..oci import seccomp as profiles
 from ..oci.seccomp import seccomp_of, without_listener
 from ..shim.reaper import Reaper
 from .worker import Confinement, run_in_child
 
-__all__ = ["DIRECTORY", "filter_of"]
+__all__ = ["default_directory", "filter_of"]
 
 
 def _digest_of(*modules: ModuleType) -> bytes:
@@ -39,7 +40,6 @@ def _digest_of(*modules: ModuleType) -> bytes:
 _log = logging.getLogger(__name__)
 
 _COMPILER: Final = _digest_of(seccomp, profiles)  # another version's programs are not taken for this one's
-DIRECTORY: Final = "/run/containerd-shimkit/filters"
 _DIGEST_SIZE: Final = 32
 _LONGEST: Final = _DIGEST_SIZE + 8 * 4096
 _MOST_FILES: Final = 256
@@ -48,19 +48,28 @@ _TIMEOUT: Final = 60.0
 _held: Final[OrderedDict[str, bytes]] = OrderedDict()
 
 
-async def filter_of(profile: Mapping[str, object], reaper: Reaper, directory: str = DIRECTORY) -> bytes:
-    """The program of the `linux.seccomp` object *profile*.
+def default_directory() -> str:
+    """Where this user's filters are kept; empty for one who has no place that is empty after a boot."""
+    if own_standing().is_hosts_root:
+        return "/run/containerd-shimkit/filters"
+    own = os.environ.get("XDG_RUNTIME_DIR", "")
+    return f"{own}/containerd-shimkit/filters" if os.path.isabs(own) else ""
+
+
+async def filter_of(profile: Mapping[str, object], reaper: Reaper, directory: str | None = None) -> bytes:
+    """The program of the `linux.seccomp` object *profile*; kept in *directory*, this user's own unless it is said.
 
     Raises: ShimError: InvalidArgumentError for the profile, FailedPreconditionError without libseccomp.
     """
+    directory = default_directory() if directory is None else directory
     profile = without_listener(profile)
     said, library = json.dumps(profile, separators=(",", ":")).encode(), library_identity().encode()
     name = hashlib.sha256(b"\0".join((_COMPILER, library, said))).hexdigest()
-    program = _held.get(name) or _read(directory, name)
+    program = _held.get(name) or (_read(directory, name) if directory else None)
     if program is None:
         program = await _compile(profile, reaper)
         try:
-            if library:  # else nobody could tell that it has been exchanged
+            if library and directory:  # else nobody could tell that it has been exchanged
                 _write(directory, name, program)
         except OSError as error:
             _log.warning("a compiled seccomp filter cannot be kept for other containers: %s; make room there", error)

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from ..oci.defaults import default_spec
+from ..oci.rootless import as_ordinary_user
 
 __all__ = ["template"]
 
@@ -18,12 +19,8 @@ def template(*, rootless: bool) -> dict[str, Any]:
     spec["hostname"] = "containerd-shimkit"
     del spec["annotations"]
     if rootless:
-        linux = spec["linux"]
-        linux["namespaces"] = [each for each in linux["namespaces"] if each["type"] != "network"] + [{"type": "user"}]
-        for kind, own in (("uidMappings", os.geteuid()), ("gidMappings", os.getegid())):
-            linux[kind] = [{"containerID": 0, "hostID": own, "size": 1}]
-        del linux["resources"]
-        del linux["cgroupsPath"]
+        spec = as_ordinary_user(spec, os.geteuid(), os.getegid())
+        del spec["linux"]["resources"]
         _without_network_namespace(spec)
     return spec
 
@@ -31,8 +28,7 @@ def template(*, rootless: bool) -> dict[str, Any]:
 def _without_network_namespace(spec: dict[str, Any]) -> None:
     """A new sysfs belongs to a network namespace: without one the host's is shown."""
     spec["process"]["user"] = {"uid": 0, "gid": 0}
+    spec["linux"]["namespaces"] = [each for each in spec["linux"]["namespaces"] if each["type"] != "network"]
     for mount in spec["mounts"]:
         if mount["type"] == "sysfs":
             mount.update(type="none", source="/sys", options=["rbind", "nosuid", "noexec", "nodev", "ro"])
-        elif mount["type"] == "devpts":
-            mount["options"].remove("gid=5")  # a group that is not mapped
