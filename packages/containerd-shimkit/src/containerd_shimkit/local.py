@@ -93,7 +93,7 @@ def local_bundle(
     """
     check_identifier(id, "task id")
     check_identifier(namespace, "namespace")
-    if os.geteuid() != 0:
+    if not _is_hosts_root():
         _require_user_namespaces()
         spec = as_ordinary_user(spec, os.geteuid(), os.getegid())
     with _unwound_by_sigterm():
@@ -134,6 +134,12 @@ async def run_task(
     return ended
 
 
+def _is_hosts_root() -> bool:
+    from .linux.user_namespaces import own_standing  # there is none on other systems
+
+    return own_standing().is_hosts_root
+
+
 def _require_user_namespaces() -> None:
     from .linux.user_namespaces import what_denies_user_namespaces
 
@@ -146,7 +152,7 @@ def _require_user_namespaces() -> None:
 
 def _parent() -> str | None:
     """Where a bundle is put: not in a /tmp that others watch, if there is a better place; None: there."""
-    if os.geteuid() == 0:
+    if _is_hosts_root():
         return "/run" if os.path.isdir("/run") else None
     own = os.environ.get("XDG_RUNTIME_DIR", "")
     is_usable = os.path.isabs(own) and len(os.fsencode(own)) <= _LONGEST_PARENT and os.access(own, os.W_OK | os.X_OK)

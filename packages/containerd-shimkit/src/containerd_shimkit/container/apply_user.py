@@ -17,6 +17,7 @@ from .operations import (
     BindDevice,
     EnterUserNamespace,
     GiveStreams,
+    NewPidNamespace,
     OpenSources,
     Operation,
     RaiseRlimit,
@@ -67,7 +68,10 @@ def _join(path: str, uids: tuple[IdRange, ...], gids: tuple[IdRange, ...]) -> No
 
 
 def _go_on_in_new_pid_namespace(site: Site) -> None:
-    """Make a pid namespace, which belongs to the user namespace, and go on there: in a child of this one's parent."""
+    """Make a pid namespace, which belongs to the user namespace, and go on there: in a child of this one's parent.
+
+    Who is not the host's root could not go back from one to fork another's init.
+    """
     namespaces.unshare(namespaces.CLONE_NEWPID)
     reader, writer = os.pipe()
     pid = fork_sibling()
@@ -114,6 +118,7 @@ WORK: Final[dict[type[Operation], Callable[..., None]]] = {
     RaiseRlimit: _raise_rlimit,
     GiveStreams: _give_streams,
     EnterUserNamespace: _enter_user_namespace,
+    NewPidNamespace: _go_on_in_new_pid_namespace,
     OpenSources: _open_sources,
     BecomeRoot: _become_root,
     BindDevice: _bind_device,

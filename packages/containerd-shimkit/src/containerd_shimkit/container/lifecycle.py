@@ -107,7 +107,7 @@ class Container:
         self._config = config
         self._spec = spec = with_terminal(spec, config.terminal)
         self._plan: Plan = plan_container(
-            spec, config.bundle, id, user=os.geteuid(), makes_devices=own_standing().is_hosts_root
+            spec, config.bundle, id, user=os.geteuid(), is_hosts_root=own_standing().is_hosts_root
         )
         check_labels(spec)
         self._maker = maker
@@ -151,7 +151,7 @@ class Container:
         try:
             await self._begin()
             # a successor may have ended before its pid is known
-            with self._reaper.expecting() if self._plan.user_namespace else nullcontext():
+            with self._reaper.expecting() if self._plan.renews_pid else nullcontext():
                 await self._accompany()
         except BaseException:
             await self._undo()
@@ -321,9 +321,7 @@ class Container:
                 maker.new_keyring,
             )
             with self._reaper.expecting():
-                # one that belongs to a user namespace the init makes itself
-                is_later = self._plan.user_namespace and self._plan.pid_namespace == ""
-                namespace = None if is_later else self._plan.pid_namespace
+                namespace = None if self._plan.renews_pid else self._plan.pid_namespace
                 self._watch(await Forker.of(self._reaper).fork(task, namespace))
         finally:
             theirs.close()

@@ -33,6 +33,7 @@ __all__ = [
     "MakeTerminal",
     "MappedBindMount",
     "MaskPath",
+    "NewPidNamespace",
     "NewTimeNamespace",
     "OpenLabels",
     "OpenMappedMount",
@@ -160,6 +161,11 @@ class OpenSources:
 @dataclass(frozen=True, slots=True)
 class BecomeRoot:
     """Become the user and group 0 of the user namespace."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewPidNamespace:
+    """Make a pid namespace and go on in it, as another process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -509,6 +515,7 @@ Operation: TypeAlias = (
     | OpenMappedMount
     | JoinNamespace
     | Unshare
+    | NewPidNamespace
     | NewTimeNamespace
     | RaiseRlimit
     | GiveStreams

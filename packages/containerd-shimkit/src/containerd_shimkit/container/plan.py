@@ -63,6 +63,7 @@ class Plan:
     process_spec: Process
     pid_namespace: str | None  # "" for a new one, a path for an existing one, None for the shim's own
     user_namespace: bool  # whether it has one that is not the shim's
+    renews_pid: bool  # whether the new pid namespace is the init's to make, which another process then goes on in
     rootfs: str
     host: tuple[Operation, ...]
     root: tuple[Operation, ...]
@@ -78,13 +79,13 @@ def plan_container(
     id: str = "",  # noqa: A002
     *,
     user: int = 0,
-    makes_devices: bool = True,
+    is_hosts_root: bool = True,
 ) -> Plan:
     """Plan the container *id* that *spec* describes, in the absolute path *bundle*.
 
-    The *user* makes it, on the host. Without *makes_devices* that is no root who can make device nodes: in their place
-    the host's are shown. Raises: InvalidArgumentError for what no version could do, UnimplementedError for what this
-    one cannot, FailedPreconditionError for what this user cannot.
+    The process that makes it is *user*'s; a user 0 may be the root of some user namespace only, not *is_hosts_root*.
+    Raises: InvalidArgumentError for what no version could do, UnimplementedError for what this one cannot,
+    FailedPreconditionError for what this user cannot.
     """
     process, linux = _required(spec)
     _refuse_unsupported(spec, process, linux)
@@ -98,10 +99,11 @@ def plan_container(
         process_spec=process,
         pid_namespace=kinds.get("pid"),
         user_namespace="user" in kinds,
+        renews_pid=kinds.get("pid") == "" and ("user" in kinds or not is_hosts_root),
         rootfs=posixpath.normpath(posixpath.join(bundle, root_path)),
-        host=(*plan_mappings(spec, linux, kinds, bundle), *_host_steps(process, linux, kinds, user)),
+        host=(*plan_mappings(spec, linux, kinds, bundle), *_host_steps(process, linux, kinds, user, is_hosts_root)),
         root=(
-            *_root_of(root, kinds, makes_devices),
+            *_root_of(root, kinds, is_hosts_root),
             *net_device_steps(linux, kinds),
             *_hooks_outside(spec),
             *_hooks("createContainer", "creating", spec, bundle, id),
@@ -163,17 +165,19 @@ def _refuse_unsupported(spec: Spec, process: Process, linux: Linux) -> None:
             raise unsupported(field, "is set")
 
 
-def _root_of(steps: Iterator[Operation], kinds: dict[str, str], makes_devices: bool) -> Iterator[Operation]:
+def _root_of(steps: Iterator[Operation], kinds: dict[str, str], is_hosts_root: bool) -> Iterator[Operation]:
     if "user" in kinds:
         return in_user_namespace(steps, later_namespace_steps(kinds))
-    return steps if makes_devices else with_bound_devices(steps)
+    return steps if is_hosts_root else with_bound_devices(steps)
 
 
-def _host_steps(process: Process, linux: Linux, kinds: dict[str, str], user: int) -> Iterator[Operation]:
+def _host_steps(
+    process: Process, linux: Linux, kinds: dict[str, str], user: int, is_hosts_root: bool
+) -> Iterator[Operation]:
     if process.oom_score_adj is not None:
         yield SetOomScoreAdj(process.oom_score_adj)
     yield JoinCgroup(with_default_devices(linux.resources))
-    yield from namespace_steps(process, linux, kinds, user)
+    yield from namespace_steps(process, linux, kinds, user, is_hosts_root)
 
 
 def _root_steps(spec: Spec, linux: Linux, kinds: dict[str, str], bundle: str) -> Iterator[Operation]:

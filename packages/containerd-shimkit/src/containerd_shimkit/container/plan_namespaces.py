@@ -11,6 +11,7 @@ from ..oci.spec import Linux, Process, Spec
 from .operations import (
     BringLoopbackUp,
     JoinNamespace,
+    NewPidNamespace,
     NewTimeNamespace,
     Operation,
     SetDomainname,
@@ -67,8 +68,10 @@ def _check_hosts_mounts(linux: Linux, kinds: Mapping[str, str]) -> None:
             )
 
 
-def namespace_steps(process: Process, linux: Linux, kinds: Mapping[str, str], user: int = 0) -> Iterator[Operation]:
-    """The steps by which a process of the host's *user* enters them."""
+def namespace_steps(
+    process: Process, linux: Linux, kinds: Mapping[str, str], user: int = 0, is_hosts_root: bool = True
+) -> Iterator[Operation]:
+    """The steps by which a process of *user* enters them, who may be root without being the host's."""
     if "user" in kinds:
         yield from prepare_for_user_namespace(process, linux)
     # joined before the new mount namespace exists, while their paths can still be seen
@@ -77,6 +80,8 @@ def namespace_steps(process: Process, linux: Linux, kinds: Mapping[str, str], us
         yield from joined
     if "user" in kinds:
         yield enter_user_namespace(linux, kinds)  # before what is to belong to it
+    elif not is_hosts_root and kinds.get("pid") == "":
+        yield NewPidNamespace()
     if user:
         yield from joined  # what this user may enter at all belongs to the user namespace that is joined too
     yield from _new(kinds, ("mount",) if "user" in kinds else _NEW_AT_ONCE)

@@ -16,12 +16,13 @@ def as_ordinary_user(spec: Mapping[str, Any], uid: int, gid: int) -> dict[str, A
     and so is the path of a control group. What is limited stays limited: making the container says what cannot be had.
     """
     changed: dict[str, Any] = copy.deepcopy(dict(spec))
-    linux = changed["linux"]
-    linux["namespaces"] = [each for each in linux["namespaces"] if each["type"] != "user"] + [{"type": "user"}]
+    linux = changed.setdefault("linux", {})
+    namespaces = linux.setdefault("namespaces", [])
+    linux["namespaces"] = [each for each in namespaces if each["type"] != "user"] + [{"type": "user"}]
     for kind, own in (("uidMappings", uid), ("gidMappings", gid)):
         linux[kind] = [{"containerID": 0, "hostID": own, "size": 1}]
     linux.pop("cgroupsPath", None)
-    for mount in changed["mounts"]:
-        if mount["type"] == "devpts":
-            mount["options"] = [option for option in mount["options"] if not option.startswith("gid=")]
+    for mount in changed.get("mounts", ()):
+        if mount.get("type") == "devpts":
+            mount["options"] = [option for option in mount.get("options", ()) if not option.startswith("gid=")]
     return changed
