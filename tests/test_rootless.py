@@ -261,15 +261,16 @@ def test_ids_of_etc_subuid_are_mapped_by_newuidmap(users: list[Ordinary], tmp_pa
     ranges.write_text(f"{NOBODY}:300000:100\n")
     for bundle in bundle_of(nobody):
         bundle.change(mapped((0, NOBODY, 1), (1, 300_000, 100)))
-        change = {"uid": 7, "gid": 8, "additionalGids": [9]}
-        bundle.change(lambda spec: spec["process"].update(user=change))
+        bundle.change(lambda spec: spec["process"].update(user={"uid": 7, "gid": 8, "additionalGids": [9]}))
         (bundle.directory / "rootfs").chmod(0o755)
         bundle.directory.chmod(0o755)
         (bundle.directory / "rootfs" / "shared").mkdir(mode=0o777)
         (bundle.directory / "rootfs" / "shared").chmod(0o777)
         program = tmp_path / "program"
         mounts = " && ".join(f"mount --bind {ranges} /etc/{name}" for name in ("subuid", "subgid"))
-        program.write_text(f'#!/bin/sh\nexec unshare --mount sh -c \'{mounts} && exec {bundle.program} "$@"\' sh "$@"\n')
+        program.write_text(
+            f'#!/bin/sh\nexec unshare --mount sh -c \'{mounts} && exec {bundle.program} "$@"\' sh "$@"\n'
+        )
         program.chmod(0o755)
         bundle.program = str(program)
         done = bundle.run("id; touch /shared/file")
@@ -361,3 +362,59 @@ def test_a_shim_of_an_ordinary_user_refuses_limits(user: Ordinary) -> None:
     assert done.returncode == 1
     assert "linux.resources.memory.limit is '67108864', but the container of user 54321 has no cgroup" in done.stderr
     user.assert_nothing_runs()
+
+
+EXECUTING = """
+import asyncio, json, os, sys
+from containerd_shimkit.container.instance import ContainerInstance
+from containerd_shimkit.errors import ShimError
+from containerd_shimkit.instance import Encoded, InstanceConfig
+
+KINDS = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
+
+async def run(container, name, *args, **fields):
+    process = {"args": list(args), "cwd": "/", "env": ["PATH=/bin"], **fields}
+    config = InstanceConfig("", "tests", stdout="said", stderr="said")
+    await container.exec(name, Encoded("", json.dumps(process).encode()), config)
+    try:
+        pid = await container.start_exec(name)
+    except ShimError as error:
+        print(error)
+        return
+    ended = await asyncio.wait_for(container.wait_exec(name), 20)
+    await container.delete_exec(name)
+    print(ended.status, open("said").read().split())
+    open("said", "w").close()
+
+async def main():
+    open("said", "w").close()
+    container = ContainerInstance("executing", InstanceConfig(sys.argv[1], "tests"))
+    await container.create()
+    try:
+        await run(container, "early", "true")
+        await container.start()
+        await run(container, "ids", "sh", "-c", "id -u; echo $$ >/dev/null; ls /proc/self/fd; readlink /proc/1/exe; exit 4")
+        await run(container, "gone", "nonesuch")
+        await run(container, "sleeping", "sh", "-c", "kill -9 $$")
+        process = {"args": ["sleep", "1000"], "cwd": "/", "env": ["PATH=/bin"]}
+        await container.exec("long", Encoded("", json.dumps(process).encode()), InstanceConfig("", "tests"))
+        pid = await container.start_exec("long")
+        own = container.container.pid
+        same = [os.readlink(f"/proc/{pid}/ns/{kind}") == os.readlink(f"/proc/{own}/ns/{kind}") for kind in KINDS]
+        print(all(same), sorted(each.pid for each in await container.pids()) == sorted((own, pid)))
+    finally:
+        await container.delete()
+
+asyncio.run(main())
+"""
+
+
+def test_a_process_is_executed_in_it_by_its_user(bundle: Bundle, user: Ordinary) -> None:
+    bundle.change(lambda spec: spec["process"].update(args=["sleep", "1004"]))
+    done = user.call("python", "-c", EXECUTING, str(bundle.directory))
+    early, ids, gone, killed, joined = done.stdout.splitlines()
+    assert early == f"container 'executing' is closed to user {UID}: it has not been started, or is another user's"
+    assert ids == "4 ['0', '0', '1', '2', '3', '/bin/busybox']"
+    assert "process.args[0] 'nonesuch' is no program of this container" in gone
+    assert killed == "137 []"
+    assert joined == "True True"

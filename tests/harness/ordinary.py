@@ -45,9 +45,7 @@ class Ordinary:
     def call(self, *words: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run *words*, in the home; with *check* it must end with 0."""
         given = {"cwd": self.home, "stdin": subprocess.DEVNULL, **options}
-        done = subprocess.run(
-            self.words(*words), capture_output=True, text=True, timeout=TIMEOUT, check=False, **given
-        )
+        done = subprocess.run(self.words(*words), capture_output=True, text=True, timeout=TIMEOUT, check=False, **given)
         if check:
             assert done.returncode == 0, (words, done.stdout, done.stderr)
         return done
@@ -69,7 +67,9 @@ class Ordinary:
         found: dict[int, str] = {}
         for path in Path("/proc").glob("[0-9]*"):
             try:
-                fields = dict(line.split(":\t", 1) for line in (path / "status").read_text().splitlines() if ":\t" in line)
+                fields = dict(
+                    line.split(":\t", 1) for line in (path / "status").read_text().splitlines() if ":\t" in line
+                )
             except OSError:
                 continue  # it has ended
             if str(self.uid) in fields["Uid"].split() and not fields["State"].startswith("Z"):

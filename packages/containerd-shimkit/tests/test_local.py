@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from containerd_shimkit import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
 from containerd_shimkit.instance import ExitStatus
+from containerd_shimkit.linux import user_namespaces
+from containerd_shimkit.linux.user_namespaces import Standing
 from containerd_shimkit.local import LocalBundle, find_shim, local_bundle, run_task
 from containerd_shimkit.proto import task_pb2
 from containerd_shimkit.ttrpc.aio.server import Call, Server
@@ -281,10 +283,27 @@ def test_an_engine_that_is_no_name_is_refused(engine: str) -> None:
         find_shim(engine)
 
 
-def test_a_bundle_wants_root_and_good_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_wants_user_namespaces_or_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(user_namespaces, "own_standing", lambda: Standing(is_hosts_root=False, has_fixed_groups=False))
+    setting = tmp_path / "setting"
+    monkeypatch.setattr(user_namespaces, "_SETTINGS", ((str(setting), "0", "1"),))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(FailedPreconditionError, match=r"needs root.*you are user 1000"), local_bundle({}, id="x"):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    setting.write_text("0\n")
+    with (
+        pytest.raises(FailedPreconditionError, match=r"user 1000 cannot run .* setting .*setting is 0: .*sudo"),
+        local_bundle({}, id="x"),
+    ):
         pass
+    setting.write_text("1\n")
+    with local_bundle({"linux": {"cgroupsPath": "/x"}}, id="x") as bundle:
+        spec = json.loads(Path(bundle.path, "config.json").read_text())
+    assert spec["linux"]["namespaces"] == [{"type": "user"}]
+    assert spec["linux"]["uidMappings"] == [{"containerID": 0, "hostID": 1000, "size": 1}]
+    assert "cgroupsPath" not in spec["linux"]
+
+
+def test_a_bundle_wants_good_names() -> None:
     with pytest.raises(InvalidArgumentError, match="task id"), local_bundle({}, id="../x"):
         pass
     with pytest.raises(InvalidArgumentError, match="namespace"), local_bundle({}, id="x", namespace="a/b"):

@@ -95,15 +95,25 @@ def test_an_unknown_shim_is_named_with_what_installs_it() -> None:
     assert "pip install containerd-shim-nonesuch" in stderr
 
 
-def test_an_ordinary_user_is_told_what_root_is_needed_for() -> None:
+def test_an_ordinary_user_is_told_which_setting_denies_it() -> None:
     if shutil.which(SHIM) is None:
         pytest.skip(f"{SHIM} is not installed")
     # root becomes somebody else only after the imports: the interpreter may be in a home that is closed to others
-    script = "import os; from wasi_demo_app.cli import main; os.getuid() or os.setuid(65534); main()"
+    script = """
+import os
+from containerd_shimkit.linux import user_namespaces
+from wasi_demo_app.cli import main
+
+setting = "/proc/sys/user/max_user_namespaces"  # as if it were 0
+user_namespaces._SETTINGS = ((setting, open(setting, encoding="ascii").read().strip(), "more"),)
+os.getuid() or os.setuid(65534)
+main()
+"""
     done = subprocess.run([sys.executable, "-c", script, "echo"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "needs root (namespaces, mounts, cgroups)" in done.stderr
-    assert "sudo" in done.stderr
+    assert "cannot run a container: without root that takes a user namespace" in done.stderr
+    assert "the host's setting user.max_user_namespaces is" in done.stderr
+    assert "or use sudo" in done.stderr
 
 
 def test_the_image_is_written_without_root_or_shim(tmp_path: Path) -> None:

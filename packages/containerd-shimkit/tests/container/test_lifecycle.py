@@ -34,7 +34,7 @@ def test_ids_that_cannot_be_mapped_are_the_specifications_fault(tmp_path: Path) 
         made = container(tmp_path, parse_spec(json.dumps(document)))
         made.pid = os.getpid()  # whose namespace is not new
         with pytest.raises(InvalidArgumentError, match=r"linux\.uidMappings and linux\.gidMappings cannot be had"):
-            made._map_ids()
+            await made._map_ids()
         Reaper.current().stop()
 
     asyncio.run(scenario())

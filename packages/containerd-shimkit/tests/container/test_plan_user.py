@@ -7,7 +7,7 @@ import stat
 from typing import Any
 
 import pytest
-from containerd_shimkit import InvalidArgumentError
+from containerd_shimkit import FailedPreconditionError, InvalidArgumentError
 from containerd_shimkit.container import operations as op
 from containerd_shimkit.container.plan import Plan, plan_container
 from containerd_shimkit.oci.defaults import default_spec
@@ -145,3 +145,52 @@ def test_whoever_joins_need_not_know_the_mappings() -> None:
     plan_of(path, linux={}, process={"user": {"uid": 5, "gid": 6}})
     with pytest.raises(InvalidArgumentError, match=r"process\.user\.uid needs the id 70000"):
         plan_of(path, process={"user": {"uid": 70000, "gid": 6}})
+
+
+OWN = {kind: [{"containerID": 0, "hostID": 1000, "size": 1}] for kind in ("uidMappings", "gidMappings")}
+
+
+def ordinary(*namespaces: dict[str, str], user: int = 1000, linux: dict[str, Any] | None = None) -> Plan:
+    document = default_spec(["/app"])
+    document["linux"] |= {"namespaces": list(namespaces), "maskedPaths": [], **(OWN if linux is None else linux)}
+    return plan_container(parse_spec(json.dumps(document)), "/bundle", user=user, is_hosts_root=False)
+
+
+def test_an_ordinary_user_enters_the_user_namespace_before_all_others() -> None:
+    joined = {"type": "network", "path": "/run/net"}
+    plan = ordinary({"type": "user", "path": "/run/user"}, joined, {"type": "pid"}, {"type": "mount"}, linux={})
+    entering = [step for step in plan.host if isinstance(step, op.EnterUserNamespace | op.JoinNamespace)]
+    assert entering == [op.EnterUserNamespace("/run/user", True, (), ()), op.JoinNamespace("network", "/run/net")]
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "message"),
+    [
+        (({"type": "pid"}, {"type": "mount"}), "linux.namespaces has no `user`, but user 1000 is not root"),
+        (
+            ({"type": "user"}, {"type": "mount"}, {"type": "pid", "path": "/p"}),
+            "linux.namespaces: pid is to be joined at '/p', which only root can",
+        ),
+    ],
+)
+def test_what_an_ordinary_user_cannot_enter_is_refused(namespaces: tuple[dict[str, str], ...], message: str) -> None:
+    linux = OWN if {"type": "user"} in namespaces else {}
+    with pytest.raises(FailedPreconditionError, match=message):
+        ordinary(*namespaces, linux=linux)
+
+
+def test_the_root_of_a_user_namespace_makes_the_pid_namespace_in_the_init_and_binds_devices() -> None:
+    plan = ordinary({"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, user=0, linux={})
+    assert plan.renews_pid
+    assert plan.host[1:] == (op.NewPidNamespace(), op.Unshare(("mount", "ipc")))
+    devices = tuple(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty"))
+    assert plan.root[1] == op.OpenSources(devices)
+    assert op.BecomeRoot() not in plan.root
+    assert op.DeviceNode not in map(type, plan.root)
+
+
+def test_the_hosts_root_pays_for_none_of_this() -> None:
+    plan = plan_container(parse_spec(json.dumps(default_spec(["/app"]))), "/bundle")
+    assert not plan.renews_pid
+    kinds = set(map(type, (*plan.host, *plan.root)))
+    assert kinds.isdisjoint((op.NewPidNamespace, op.OpenSources, op.BindDevice, op.EnterUserNamespace))

@@ -11,7 +11,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from containerd_shimkit import AbortedError, DeadlineExceededError, InternalError, NotFoundError
+from containerd_shimkit.container import worker
 from containerd_shimkit.container.worker import Confinement, run_in_child
+from containerd_shimkit.linux.user_namespaces import Standing
 from containerd_shimkit.shim.reaper import Reaper
 
 
@@ -123,9 +125,13 @@ def test_work_whose_caller_is_cancelled_is_ended() -> None:
 
 
 @pytest.mark.root
-def test_a_confined_child_is_nobody_without_network_and_with_bounds() -> None:
+@pytest.mark.parametrize("is_hosts_root", [True, False])
+def test_a_confined_child_is_nobody_without_network_and_with_bounds(
+    is_hosts_root: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if os.geteuid():
         pytest.skip("giving privileges up needs some")
+    monkeypatch.setattr(worker, "own_standing", lambda: Standing(is_hosts_root, has_fixed_groups=False))
 
     def work() -> None:
         status = dict(line.split(":\t", 1) for line in open("/proc/self/status") if ":\t" in line)

@@ -1,12 +1,23 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from containerd_shimkit.linux import user_namespaces
 from containerd_shimkit.linux.namespaces import CLONE_NEWUSER, unshare
-from containerd_shimkit.linux.user_namespaces import become_root, read_id_map, write_id_maps
+from containerd_shimkit.linux.process import set_dumpable
+from containerd_shimkit.linux.user_namespaces import (
+    Standing,
+    become_root,
+    is_own_id,
+    own_standing,
+    read_id_map,
+    what_denies_user_namespaces,
+    write_id_maps,
+)
 
 InChild = Callable[[Callable[[], object]], None]
 
@@ -72,3 +83,48 @@ def test_only_who_is_not_root_gives_setgroups_up(
     assert texts["uid_map"] == "0 1000 1\n"
     assert texts["gid_map"] == "0 1001 1\n1 2000 5\n"
     assert texts.get("setgroups", "deny") == "deny"
+
+
+def test_a_setting_that_denies_user_namespaces_is_named_with_its_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    monkeypatch.setattr(user_namespaces, "_SETTINGS", ((str(first), "0", "1"), (str(second), "1", "0")))
+    assert what_denies_user_namespaces() == "", "settings of other distributions"
+    first.write_text("1\n")
+    second.write_text("0\n")
+    assert what_denies_user_namespaces() == ""
+    second.write_text("1\n")
+    assert re.fullmatch(r"the host's setting .*second is 1: root can set it to 0 .*", what_denies_user_namespaces())
+
+
+@pytest.mark.root
+def test_the_root_of_a_user_namespace_is_not_the_hosts(in_child: InChild) -> None:
+    if os.geteuid():
+        pytest.skip("this is not root")
+
+    def work() -> None:
+        own_standing.cache_clear()
+        assert own_standing() == Standing(is_hosts_root=True, has_fixed_groups=False)
+        own_standing.cache_clear()
+        os.setresuid(1000, 1000, 1000)
+        assert own_standing() == Standing(is_hosts_root=False, has_fixed_groups=False)
+        own_standing.cache_clear()
+        set_dumpable(True)  # changing the user has taken it
+        group = os.getegid()
+        unshare(CLONE_NEWUSER)
+        write_id_maps(os.getpid(), [(0, 1000, 1)], [(0, group, 1)])
+        assert os.geteuid() == 0
+        assert own_standing() == Standing(is_hosts_root=False, has_fixed_groups=True)
+        with pytest.raises(PermissionError):
+            become_root()
+        become_root(keep_groups=True)
+
+    in_child(work)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "expected"), [([(0, 5, 1)], True), ([(3, 5, 1)], True), ([(0, 5, 2)], False), ([], False)]
+)
+def test_ones_own_id_is_one(ranges: list[tuple[int, int, int]], expected: bool) -> None:
+    assert is_own_id(ranges, 5) is expected

@@ -20,8 +20,8 @@ from ..linux import namespaces, process, rlimits
 from ..linux.cgroup import Cgroup
 from ..linux.pidfd import ProcessIdentity
 from ..linux.sibling import fork_sibling
-from ..linux.user_namespaces import are_groups_fixed
 from ..linux.terminals import make_controlling
+from ..linux.user_namespaces import are_groups_fixed
 from .apply_terminal import hand_over, take_streams
 from .channel import Channel
 from .executor import Executor, Inside, Preparation

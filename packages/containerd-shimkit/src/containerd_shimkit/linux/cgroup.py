@@ -75,7 +75,8 @@ class Cgroup(ABC):
             self.apply(resources)
 
     def belong_to(self, init: ProcessIdentity) -> None:
-        """Note who the container's init is, for those who find its processes by it."""
+        """Note who the container's init is, for what finds its processes by it."""
+        del init  # they are those in the group
 
     @abstractmethod
     def check(self, resources: Resources) -> None:

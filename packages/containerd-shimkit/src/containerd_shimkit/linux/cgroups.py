@@ -43,8 +43,8 @@ def _cgroup_of_others(cgroups_path: str, id: str, *, by_systemd: bool) -> Cgroup
         if os.geteuid() == 0:
             return _cgroup_for(cgroups_path, id, by_systemd=by_systemd)
         raise UnimplementedError(
-            f"linux.cgroupsPath is {cgroups_path!r}, for the systemd cgroup driver, but user {os.geteuid()} is not root "
-            "and may not ask for scopes; leave it and --systemd-cgroup out"
+            f"linux.cgroupsPath is {cgroups_path!r}, for the systemd cgroup driver, but user {os.geteuid()} is not "
+            "root and may not ask for scopes; leave it and --systemd-cgroup out"
         )
     try:
         cgroup = _cgroup_for(cgroups_path, id)

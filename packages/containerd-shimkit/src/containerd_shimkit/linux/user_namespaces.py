@@ -93,7 +93,7 @@ def become_root(*, keep_groups: bool = False) -> None:
 
 
 def what_denies_user_namespaces() -> str:
-    """The host's setting that keeps user namespaces, or any rights in them, from ordinary users, and its cure; or ""."""
+    """The host's setting that keeps user namespaces, or rights in them, from ordinary users, with its cure; or ""."""
     for path, denying, allowing in _SETTINGS:
         try:
             with open(path, encoding="ascii") as file:
