@@ -3,7 +3,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -47,17 +48,28 @@ def test_a_delegated_one_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cgroup_for("", "c1").paths
 
 
-def test_a_group_can_be_made_where_its_nearest_parent_and_what_moves_processes_are_writable(tmp_path: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may write anywhere")
-    parent = tmp_path / "delegated"
-    parent.mkdir()
-    group = CgroupV2({UNIFIED: f"{parent}/not/there"})
-    assert may_make(group) == str(parent), "nobody can be moved to it"
-    (parent / "cgroup.procs").touch()
-    assert may_make(group) == ""
-    (parent / "cgroup.procs").chmod(0o400)
-    assert may_make(group) == str(parent)
+@pytest.mark.root
+def test_a_group_can_be_made_where_its_nearest_parent_and_what_moves_processes_are_writable(
+    in_child: Callable[[Callable[[], object]], None],
+) -> None:
+    if os.geteuid():
+        pytest.skip("becoming somebody else needs root")
+
+    def work() -> None:
+        with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+            os.chown(directory, 54321, 54321)
+            os.seteuid(54321)
+            group = CgroupV2({UNIFIED: f"{directory}/not/there"})
+            assert may_make(group) == directory, "nobody can be moved to it"
+            Path(directory, "cgroup.procs").touch()
+            assert may_make(group) == ""
+            Path(directory, "cgroup.procs").chmod(0o400)
+            assert may_make(group) == directory
+            os.chmod(directory, 0o500)
+            assert may_make(group) == directory
+            os.seteuid(0)
+
+    in_child(work)
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,8 @@ def main(engine: str, debug: bool, image: str | None, image_name: str | None, ar
     """Run the demo program in a sandboxed container, with its output and exit status as this command's own.
 
     ARGS are the program's: `echo WORD...`, `sleep SECONDS`, `exit STATUS`, `write FILE WORD...`, or `daemon`, which is
-    also what it does without any. Needs a shim: pip install containerd-shim-wasmtime. Without root the container is in a
-    user namespace of yours, and has no control group, so nothing limits it.
+    also what it does without any. Needs a shim: pip install containerd-shim-wasmtime. Without root the container is in
+    a user namespace of yours, and has no control group, so nothing limits it.
 
     SIGINT and SIGTERM end the program: status 130 or 143. What goes wrong outside of it is status 1, a wrong use of
     this command 2.

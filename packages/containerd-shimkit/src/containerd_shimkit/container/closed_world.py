@@ -22,6 +22,8 @@ _LAZY: Final = (
     "containerd_shimkit.container.stats",
     "containerd_shimkit.linux.cgroup_none",
     "containerd_shimkit.linux.cgroup_v2",
+    "containerd_shimkit.linux.id_map_programs",
+    "containerd_shimkit.linux.programs",
     "encodings.ascii",
     "encodings.idna",
     "encodings.latin_1",

@@ -21,7 +21,7 @@ from ..linux.cgroup import Cgroup
 from ..linux.pidfd import ProcessIdentity
 from ..linux.sibling import fork_sibling
 from ..linux.terminals import make_controlling
-from ..linux.user_namespaces import are_groups_fixed
+from ..linux.user_namespaces import are_groups_fixed, own_standing
 from .apply_terminal import hand_over, take_streams
 from .channel import Channel
 from .executor import Executor, Inside, Preparation
@@ -96,7 +96,7 @@ def _enter(task: ExecTask) -> Site:
     process.join_new_session_keyring()  # the service's own keys are not the container's
     theirs = _open_namespaces(task)
     site.fixed_groups = "user" in theirs and are_groups_fixed(task.init.pid)
-    prepared = _prepare(task, theirs["mount"] if is_root else -1)
+    prepared = _prepare(task, theirs["mount"] if own_standing().is_hosts_root else -1)
     site.in_process = prepared.in_process
     apply_all(task.labels, site)  # by the host's procfs: this process is not in the container's
     for kind in _ORDER if is_root else ("user", *_ORDER[:-1]):
@@ -131,7 +131,7 @@ def _open_namespaces(task: ExecTask) -> dict[str, int]:
 
 def _prepare(task: ExecTask, mount_namespace: int) -> Preparation:
     """Let the executor look its program up in the container's root, with the host's as `/` still."""
-    if mount_namespace < 0:  # who is not root could not come back
+    if mount_namespace < 0:  # who is not the host's root could not come back
         root_fd = os.open(f"/proc/{task.init.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         if not task.init.is_alive():
             raise FailedPreconditionError(f"container {task.id!r} has ended: nothing can be executed in it")

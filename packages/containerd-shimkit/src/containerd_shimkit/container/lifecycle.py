@@ -23,11 +23,10 @@ from ..errors import (
 from ..instance import Encoded, ExitStatus, InstanceConfig, Mount, ProcessInfo
 from ..linux.capabilities import unknown_capabilities
 from ..linux.cgroups import cgroup_for
-from ..linux.id_map_programs import needs_programs, write_id_maps_by_programs
 from ..linux.mount_helper import is_helper_type
 from ..linux.mounts import mount_rootfs, mounted_below
 from ..linux.pidfd import identify
-from ..linux.user_namespaces import own_standing, write_id_maps
+from ..linux.user_namespaces import IdRange, own_standing, write_id_maps
 from ..oci.hooks import state_of
 from ..oci.spec import Process, Spec
 from ..shim.reaper import Reaper
@@ -353,6 +352,14 @@ class Container:
             [(each.container_id, each.host_id, each.size) for each in mappings]
             for mappings in (linux.uid_mappings, linux.gid_mappings)
         )
+        if os.geteuid():
+            await self._map_ids_of_ordinary_user(uids, gids)
+            return
+        self._write_id_maps(uids, gids)
+
+    async def _map_ids_of_ordinary_user(self, uids: Sequence[IdRange], gids: Sequence[IdRange]) -> None:
+        from ..linux.id_map_programs import needs_programs, write_id_maps_by_programs  # root has no use for them
+
         if needs_programs(uids, gids):
             await run_in_child(
                 lambda: write_id_maps_by_programs(self.pid, uids, gids),
@@ -360,7 +367,10 @@ class Container:
                 what=f"mapping the ids of container {self.id!r}",
                 timeout=_MAP_TIMEOUT,
             )
-            return
+        else:
+            self._write_id_maps(uids, gids)
+
+    def _write_id_maps(self, uids: Sequence[IdRange], gids: Sequence[IdRange]) -> None:
         try:
             write_id_maps(self.pid, uids, gids)
         except OSError as error:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from ..errors import FailedPreconditionError
-from .programs import run_program
 
 __all__ = ["is_helper_type", "mount_by_helper"]
 
@@ -29,6 +28,8 @@ def mount_by_helper(source: str, target: str, fstype: str, options: Sequence[str
     Raises: FailedPreconditionError when it is not installed or fails, with what it said; DeadlineExceededError.
     """
     family, _, kind = fstype.partition(".")
+    from .programs import run_program  # few have a use for it
+
     words = [f"mount.{family}", source, target, *(("-o", ",".join(options)) if options else ()), "-t", kind]
     try:
         status, said = run_program(words, "the mount helper", _TIMEOUT)

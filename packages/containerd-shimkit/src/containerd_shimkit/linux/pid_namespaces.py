@@ -14,8 +14,8 @@ _NS_GET_PARENT: Final = 0xB702  # include/uapi/linux/nsfs.h
 def pids_in_namespace_of(init: int) -> list[int]:
     """The processes in the pid namespace of the process *init*, and in those below it; ordered, *init* among them.
 
-    Those that have ended do not count; when *init* has, there is none. When it is in this process's own namespace, or hides which one it is in (as long as it is no
-    program yet), it alone: then it has no company of its own.
+    Those that have ended do not count; when *init* has, there is none. When it is in this process's own namespace, or
+    hides which one it is in (as long as it is no program yet), it alone: then it has no company of its own.
     """
     if not os.path.exists(f"/proc/{init}"):
         return []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Sequence
 from typing import Final
 
 from ..errors import DeadlineExceededError
@@ -18,7 +17,7 @@ _IGNORED: Final = (signal.SIGPIPE, signal.SIGXFSZ)  # by Python, and so by its c
 _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def run_program(words: Sequence[str], what: str, timeout: float) -> tuple[int, str]:
+def run_program(words: list[str], what: str, timeout: float) -> tuple[int, str]:
     """Run *words*, the first of them looked up on PATH, to its end: its exit status, and what it said.
 
     Of the environment it gets PATH alone. *what* it is, is for messages. Blocks: not for a process with a loop.
