@@ -384,6 +384,29 @@ def test_a_shim_of_an_ordinary_user_refuses_limits(user: Ordinary) -> None:
     user.assert_nothing_runs()
 
 
+def test_the_command_line_executes_in_it_and_says_what_it_cannot_do(bundle: Bundle) -> None:
+    id = bundle.create()  # noqa: A001
+    early = bundle.call("exec", id, "id", check=False)
+    assert early.returncode != 0
+    assert "it has not been started, or is another user's" in early.stderr
+    bundle.call("start", id)
+    done = bundle.call("exec", id, "sh", "-c", "id -u; cat; exit 9", input="typed", check=False)
+    assert (done.returncode, done.stdout) == (9, "0\ntyped")
+    bundle.call("exec", "--detach", id, "sleep", "1008")
+    assert len(json.loads(bundle.call("ps", "--format", "json", id).stdout)) == 2
+    for words, cannot in (
+        (("pause", id), "cannot be paused: it has no cgroup"),
+        (("events", "--stats", id), "cannot tell what it uses: it has no cgroup"),
+        (("update", "--memory", "100000000", id), "linux.resources.memory.limit is '100000000', but"),
+        (("exec", "--user", "7", id, "id"), "process.user.uid needs the id 7, which linux.uidMappings does not map"),
+    ):
+        done = bundle.call(*words, check=False)
+        assert done.returncode != 0
+        assert cannot in done.stderr
+    bundle.call("kill", id, "KILL")
+    wait_for(lambda: bundle.state(id)["status"] == "stopped")
+
+
 EXECUTING = """
 import asyncio, json, os, sys
 from containerd_shimkit.container.instance import ContainerInstance

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from ..errors import FailedPreconditionError, NotFoundError
+from ..errors import NotFoundError
 from ..instance import Encoded
 from ..linux.cgroup import Cgroup
 from . import stats_v1, stats_v2
@@ -17,8 +17,7 @@ def read_stats(cgroup: Cgroup) -> Encoded:
 
     Raises: NotFoundError when the control group is gone, FailedPreconditionError when there never was one.
     """
-    if not cgroup.paths:
-        raise FailedPreconditionError("the container has no cgroup, as its user may make none: nothing counts its use")
+    cgroup.require_figures()
     module = stats_v2 if cgroup.version == 2 else stats_v1
     try:
         return Encoded(module.TYPE, module.read_metrics(cgroup.paths).SerializeToString())

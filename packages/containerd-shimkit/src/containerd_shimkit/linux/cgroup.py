@@ -78,6 +78,9 @@ class Cgroup(ABC):
         """Note who the container's init is, for what finds its processes by it."""
         del init  # they are those in the group
 
+    def require_figures(self) -> None:
+        """Refuse to tell what the group uses where nothing counts it. Raises: FailedPreconditionError."""
+
     @abstractmethod
     def check(self, resources: Resources) -> None:
         """Refuse what `apply` could never do on this host, changing nothing.

@@ -47,6 +47,9 @@ class NoCgroup(Cgroup):
     def belong_to(self, init: ProcessIdentity) -> None:
         self._init = init
 
+    def require_figures(self) -> None:
+        raise _cannot("tell what it uses")
+
     def create(self) -> None:
         pass
 
@@ -111,17 +114,17 @@ class NoCgroup(Cgroup):
 
     def freeze(self, timeout: float = 10.0) -> None:
         del timeout
-        self._refuse("it cannot be paused")
+        raise _cannot("be paused")
 
     def thaw(self, timeout: float = 10.0) -> None:
         del timeout
-        self._refuse("it is never paused")
+        raise _cannot("be resumed")
 
     def freezer_state(self) -> FreezerState:
         return FreezerState.THAWED
 
     def watch_oom(self) -> OomWatch:
-        self._refuse("nobody tells of its lack of memory")
+        raise _cannot("tell of kills for memory")
 
     def _settings(self, resources: Resources) -> Sequence[Setting]:
         del resources
@@ -142,6 +145,12 @@ class NoCgroup(Cgroup):
             f"{what}, but the container of user {os.geteuid()} has no cgroup, as this user may make none; "
             f"leave that out, {_CURE}"
         )
+
+
+def _cannot(what: str) -> FailedPreconditionError:
+    return FailedPreconditionError(
+        f"a container of user {os.geteuid()} cannot {what}: it has no cgroup, as this user may make none; {_CURE}"
+    )
 
 
 def may_make(cgroup: Cgroup) -> str:

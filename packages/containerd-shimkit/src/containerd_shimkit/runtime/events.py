@@ -22,6 +22,7 @@ _NANOSECONDS_PER_MICROSECOND = 1000
 def figures(entry: Entry) -> dict[str, Any]:
     """The figures as one event. Raises: FailedPreconditionError, OSError."""
     cgroup = entry.cgroup
+    cgroup.require_figures()
     if not entry.pid:
         raise FailedPreconditionError(f"container {entry.id!r} is {entry.status}: it uses nothing")
     data = (
