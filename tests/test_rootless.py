@@ -392,7 +392,7 @@ def test_the_command_line_executes_in_it_and_says_what_it_cannot_do(bundle: Bund
     bundle.call("start", id)
     done = bundle.call("exec", id, "sh", "-c", "id -u; cat; exit 9", input="typed", check=False)
     assert (done.returncode, done.stdout) == (9, "0\ntyped")
-    bundle.call("exec", "--detach", id, "sleep", "1008")
+    bundle.call("exec", "--detach", id, "sh", "-c", "exec sleep 1008 >/dev/null 2>&1")
     assert len(json.loads(bundle.call("ps", "--format", "json", id).stdout)) == 2
     for words, cannot in (
         (("pause", id), "cannot be paused: it has no cgroup"),

@@ -78,7 +78,7 @@ class Cgroup(ABC):
         """Note who the container's init is, for what finds its processes by it."""
         del init  # they are those in the group
 
-    def require_figures(self) -> None:
+    def require_figures(self) -> None:  # noqa: B027  (a group has them)
         """Refuse to tell what the group uses where nothing counts it. Raises: FailedPreconditionError."""
 
     @abstractmethod
