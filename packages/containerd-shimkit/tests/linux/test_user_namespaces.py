@@ -96,6 +96,12 @@ def test_a_setting_that_denies_user_namespaces_is_named_with_its_cure(
     assert what_denies_user_namespaces() == ""
     second.write_text("1\n")
     assert re.fullmatch(r"the host's setting .*second is 1: root can set it to 0 .*", what_denies_user_namespaces())
+    second.write_text("0\n")
+    third = tmp_path / "third"
+    third.write_text("1\n")
+    monkeypatch.setattr(user_namespaces, "_PROFILED", ((str(third), "1", "0"),))
+    assert what_denies_user_namespaces() == "", "a profile may allow it all the same"
+    assert "third is 1" in what_denies_user_namespaces(after_failure=True)
 
 
 @pytest.mark.root

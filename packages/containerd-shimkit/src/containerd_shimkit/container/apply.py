@@ -36,6 +36,7 @@ from . import (
 )
 from .hooks import run_hooks
 from .operations import (
+    BecomeRoot,
     BindMount,
     DeviceNode,
     EnterUserNamespace,
@@ -49,6 +50,7 @@ from .operations import (
     OpenSources,
     Operation,
     PivotRoot,
+    PrepareRoot,
     RaiseRlimit,
     ReadonlyPath,
     RunHooks,
@@ -60,6 +62,7 @@ from .operations import (
     SetScheduler,
     SymbolicLink,
     TakeLabels,
+    Unshare,
     WaitForHooks,
 )
 from .site import Site
@@ -156,15 +159,21 @@ def _cure(step: Step, error: OSError) -> str:
         case ReadonlyPath.__name__ if error.errno == errno.EINVAL:
             return "; the mount that it is in may be unbindable: leave that option out"
         case EnterUserNamespace.__name__ if error.errno in (errno.EINVAL, errno.EUSERS, errno.ENOSPC):
-            denied = what_denies_user_namespaces() if error.errno != errno.EINVAL else ""
+            denied = what_denies_user_namespaces(after_failure=True) if error.errno != errno.EINVAL else ""
             return (
                 f"; {denied}"
                 if denied
                 else "; it must not be the shim's own, and /proc/sys/user/max_user_namespaces must allow one more"
             )
         case EnterUserNamespace.__name__ if error.errno == errno.EPERM:
-            denied = what_denies_user_namespaces() or "a seccomp profile that this runs under may forbid it"
-            return f"; {denied}, or be root"
+            denied = what_denies_user_namespaces(after_failure=True)
+            return f"; {denied or 'a seccomp profile that this runs under may forbid it'}, or be root"
+        case Unshare.__name__ | BecomeRoot.__name__ | PrepareRoot.__name__ if error.errno in (
+            errno.EPERM,
+            errno.EACCES,
+        ):
+            denied = what_denies_user_namespaces(after_failure=True)
+            return f"; {denied}, or be root" if denied else ""
         case FilesystemMount.__name__ if error.errno in (errno.EPERM, errno.EINVAL):
             return _MOUNT_CURES.get((step[1], error.errno), "")
         case SetOomScoreAdj.__name__:

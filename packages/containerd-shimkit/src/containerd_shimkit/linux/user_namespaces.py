@@ -27,12 +27,13 @@ IdRange: TypeAlias = tuple[int, int, int]
 """The first id inside, the first id outside, how many."""
 
 _EVERYBODY: Final = ((0, 0, 0xFFFFFFFF),)
-# which value of each setting keeps user namespaces, or rights in them, from those who are not root
+# which value of each setting keeps user namespaces from those who are not root, and which does not
 _SETTINGS: Final = (
     ("/proc/sys/user/max_user_namespaces", "0", "a number above 0"),
     ("/proc/sys/kernel/unprivileged_userns_clone", "0", "1"),  # Debian's
-    ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "0"),  # Ubuntu's
 )
+# Ubuntu's keeps rights in them from programs without a profile that says otherwise
+_PROFILED: Final = (("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "0"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +93,12 @@ def become_root(*, keep_groups: bool = False) -> None:
     os.setresuid(0, 0, 0)
 
 
-def what_denies_user_namespaces() -> str:
-    """The host's setting that keeps user namespaces, or rights in them, from ordinary users, with its cure; or ""."""
-    for path, denying, allowing in _SETTINGS:
+def what_denies_user_namespaces(*, after_failure: bool = False) -> str:
+    """The host's setting that keeps user namespaces from ordinary users, with its cure; or "".
+
+    *after_failure* a setting counts too that keeps rights in them from some programs only.
+    """
+    for path, denying, allowing in (*_SETTINGS, *(_PROFILED if after_failure else ())):
         try:
             with open(path, encoding="ascii") as file:
                 value = file.read().strip()
