@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Callable
 
 import pytest
 from containerd_shimkit.container import apply_user as module
+from containerd_shimkit.container.apply_process import _drop_privileges
 from containerd_shimkit.container.channel import Channel
 from containerd_shimkit.container.site import Site
 from containerd_shimkit.linux.cgroup_v1 import CgroupV1
@@ -68,3 +70,37 @@ def test_a_successor_that_nobody_has_taken_over_goes() -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
 
     assert divided(shim) == (1, b"")
+
+
+def test_roots_own_groups_do_not_come_along_where_they_could_not_be_given_up(
+    in_child: Callable[[Callable[[], object]], None],
+) -> None:
+    if os.geteuid():
+        pytest.skip("joining another user's namespace takes root")
+    # made by an ordinary user, so that nobody in it may change groups
+    become = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"]
+    words = [*become, "unshare", "--user", "--map-root-user", "sh", "-c", "echo; exec sleep 1000"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, cwd="/") as maker:
+        assert maker.stdout is not None
+        maker.stdout.readline()
+
+        def work() -> None:
+            os.setgroups([4, 27])
+            site = Site("/", CgroupV1({}))
+            module._enter_user_namespace(site, f"/proc/{maker.pid}/ns/user", False, (), ())
+            assert site.fixed_groups
+            module._become_root(site)
+            assert os.getgroups() == []
+            _drop_privileges(site, 0, 0, (0,), 0o22, 0, 0, 0, 0, 0, False)
+
+        def ask_for_more() -> None:
+            site = Site("/", CgroupV1({}))
+            module._enter_user_namespace(site, f"/proc/{maker.pid}/ns/user", False, (), ())
+            with pytest.raises(PermissionError, match="additionalGids"):
+                _drop_privileges(site, 0, 0, (7,), 0o22, 0, 0, 0, 0, 0, False)
+
+        try:
+            in_child(work)
+            in_child(ask_for_more)
+        finally:
+            maker.kill()

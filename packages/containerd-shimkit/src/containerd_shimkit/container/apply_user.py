@@ -10,7 +10,7 @@ from typing import Final
 
 from ..linux import mounts, namespaces, paths, rlimits
 from ..linux.sibling import fork_sibling
-from ..linux.user_namespaces import IdRange, are_groups_fixed, become_root, read_id_map
+from ..linux.user_namespaces import IdRange, are_groups_fixed, become_root, leave_groups, read_id_map
 from ..oci import mount_options as ms
 from .operations import (
     BecomeRoot,
@@ -44,6 +44,7 @@ def _enter_user_namespace(
     site: Site, path: str, renew_pid: bool, uids: tuple[IdRange, ...], gids: tuple[IdRange, ...]
 ) -> None:
     if path:
+        leave_groups()
         _join(path, uids, gids)
     else:
         namespaces.unshare(namespaces.CLONE_NEWUSER)

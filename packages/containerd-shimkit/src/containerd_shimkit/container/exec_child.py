@@ -21,7 +21,7 @@ from ..linux.cgroup import Cgroup
 from ..linux.pidfd import ProcessIdentity
 from ..linux.sibling import fork_sibling
 from ..linux.terminals import make_controlling
-from ..linux.user_namespaces import are_groups_fixed, own_standing
+from ..linux.user_namespaces import are_groups_fixed, leave_groups, own_standing
 from .apply_terminal import hand_over, take_streams
 from .channel import Channel
 from .executor import Executor, Inside, Preparation
@@ -99,6 +99,8 @@ def _enter(task: ExecTask) -> Site:
     prepared = _prepare(task, theirs["mount"] if own_standing().is_hosts_root else -1)
     site.in_process = prepared.in_process
     apply_all(task.labels, site)  # by the host's procfs: this process is not in the container's
+    if site.fixed_groups:
+        leave_groups()
     for kind in _ORDER if is_root else ("user", *_ORDER[:-1]):
         if kind in theirs:
             namespaces.setns(theirs[kind], namespaces.NAMESPACE_FLAGS[kind])

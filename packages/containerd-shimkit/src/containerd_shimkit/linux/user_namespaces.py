@@ -17,6 +17,7 @@ __all__ = [
     "are_groups_fixed",
     "become_root",
     "is_own_id",
+    "leave_groups",
     "own_standing",
     "read_id_map",
     "what_denies_user_namespaces",
@@ -91,6 +92,15 @@ def become_root(*, keep_groups: bool = False) -> None:
         os.setgroups([])
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
+
+
+def leave_groups() -> None:
+    """Give up this process's other groups, before it enters a namespace where that may be denied. Raises: OSError.
+
+    Only who is not root keeps them: they give no right there that their user does not have anyhow.
+    """
+    if os.geteuid() == 0 and not own_standing().has_fixed_groups:
+        os.setgroups([])
 
 
 def what_denies_user_namespaces(*, after_failure: bool = False) -> str:
