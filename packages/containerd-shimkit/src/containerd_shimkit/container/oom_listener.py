@@ -60,6 +60,8 @@ class OomListener:
 
     def _begin(self) -> None:
         self._beginning = None
+        if not self._cgroup.paths:
+            return  # there is no group, and so no limit
         try:
             watch = self._cgroup.watch_oom()
         except (ShimError, OSError) as error:  # no memory controller, say, or too many that listen already

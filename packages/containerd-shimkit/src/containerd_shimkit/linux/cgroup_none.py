@@ -126,6 +126,9 @@ class NoCgroup(Cgroup):
     def watch_oom(self) -> OomWatch:
         raise _cannot("tell of kills for memory")
 
+    def oom_kills(self) -> int:
+        return 0
+
     def _settings(self, resources: Resources) -> Sequence[Setting]:
         del resources
         return ()
