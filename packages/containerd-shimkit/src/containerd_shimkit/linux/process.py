@@ -9,6 +9,7 @@ from collections.abc import Collection
 from typing import Final
 
 from .libc import last_error, libc, syscall
+from .procfs import open_to_write
 
 __all__ = [
     "close_descriptors",
@@ -51,7 +52,7 @@ def set_oom_score_adj(value: int) -> None:
 
     Raises: OSError (EACCES: it is lowered with CAP_SYS_RESOURCE only). Source: proc_pid_oom_score_adj(5).
     """
-    descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+    descriptor = open_to_write("/proc/self/oom_score_adj")
     try:
         os.write(descriptor, str(value).encode())
     finally:
