@@ -28,7 +28,7 @@ def open_to_write(path: str) -> int:
 
 
 def open_setting(name: str) -> int:
-    """Open the kernel's setting *name*, a path below /proc/sys where no link is followed. Raises: as `open_to_write`."""
+    """Open the setting *name*, a path below /proc/sys where no link is followed. Raises: as `open_to_write`."""
     path = f"/proc/sys/{name}"
     return _checked(paths.openat2(0, path, os.O_WRONLY | os.O_CLOEXEC, 0, _STRICT), path)
 
