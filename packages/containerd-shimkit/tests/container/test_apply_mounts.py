@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from containerd_shimkit import InvalidArgumentError, PermissionDeniedError, ShimError
 from containerd_shimkit.container import apply_mounts
-from containerd_shimkit.linux import mounts, paths
+from containerd_shimkit.linux import mount_tree, mounts, paths
 from containerd_shimkit.oci import mount_options as ms
 
 from .conftest import Host, OnHost, Root
@@ -626,7 +626,7 @@ def test_a_path_that_changes_under_a_mount_leads_its_flags_to_no_other(
         for each in (shared, source, shared / "data"):
             each.mkdir()
         swap = swapper(shared, "/precious")
-        put = apply_mounts.move_mount
+        put = mount_tree.move_mount
 
         def put_and_swap(mount: int, target: int) -> None:
             found = os.readlink(f"/proc/self/fd/{target}")
