@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from ..container.answers import no_answer
+from ..container.closed_world import close_imports
 from ..container.execution import Execution, Home
 from ..container.executor import LinuxExecutor
 from ..container.filters import filter_of
 from ..errors import FailedPreconditionError, InvalidArgumentError
 from ..instance import ExitStatus, InstanceConfig
 from ..linux.capabilities import CAPABILITIES
+from ..linux.process import hide_environment
 from ..oci.spec import Capabilities, Process, User, parse_process, read_spec
 from ..shim.reaper import Reaper
 from .handover import handing_on_signals, preserved_descriptors, raw_if_needed, streams_of, write_pid
@@ -74,6 +76,8 @@ async def _execute(entry: Entry, choices: ExecChoices) -> int:
         streams=streams,
         preserved=preserved_descriptors(choices.preserved),
     )
+    close_imports(lives_on=False)  # as for a container: its paths are the image's in there
+    hide_environment()
     await execution.start()
     if choices.pid_file:
         write_pid(choices.pid_file, execution.pid)
