@@ -246,6 +246,23 @@ def test_a_user_is_a_number_whatever_the_image_says(bundle: Bundle) -> None:
     }
 
 
+@pytest.mark.parametrize("field", ["uid", "gid"])
+@pytest.mark.parametrize("number", [(1 << 32) - 1, 1 << 32, -1, "0"])
+def test_a_number_that_is_no_users_is_refused(bundle: Bundle, field: str, number: object) -> None:
+    """CVE-2024-40635: a number that the kernel, or an integer of 32 bits, takes for another is not run as root."""
+    bundle.change(lambda spec: spec["process"].update(user={"uid": 1000, "gid": 1000, field: number}))
+    done = bundle.run("id")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"process.user.{field} is {number!r}" in done.stderr
+
+
+@pytest.mark.parametrize("number", [(1 << 31) - 1, 1 << 31, (1 << 32) - 2])
+def test_the_highest_users_are_themselves(bundle: Bundle, number: int) -> None:
+    bundle.change(lambda spec: spec["process"].update(user={"uid": number, "gid": number, "additionalGids": [number]}))
+    done = bundle.run("grep -E '^(Uid|Gid|Groups|CapEff)' /proc/self/status")
+    assert set(done.stdout.split()) == {"Uid:", "Gid:", "Groups:", str(number), "CapEff:", "0" * 16}
+
+
 def test_what_the_tools_write_asks_for_no_inheritable_capabilities(tmp_path: Path) -> None:
     """CVE-2022-29162: neither for root nor for others."""
     for rootless in ((), ("--rootless",)):
