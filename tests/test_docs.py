@@ -23,13 +23,19 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
         assert "://" in target or (page.parent / target).exists(), target
 
 
-def test_every_test_that_the_task_api_table_names_exists() -> None:
-    page = (ROOT / "docs" / "task-api.md").read_text()
-    named = set(re.findall(r"`(test_[a-z0-9_]+)`", page))
+@pytest.mark.parametrize("name", ["task-api", "security"])
+def test_every_test_that_a_page_names_exists(name: str) -> None:
+    named = set(re.findall(r"`(test_[a-z0-9_]+)`", (ROOT / "docs" / f"{name}.md").read_text()))
     sources = [path.read_text() for path in (*ROOT.glob("tests/*.py"), *ROOT.glob("packages/*/tests/**/*.py"))]
     there = {name for source in sources for name in re.findall(r"^def (test_[a-z0-9_]+)", source, re.MULTILINE)}
     assert named
     assert named <= there, named - there
+
+
+def test_every_advisory_is_answered_by_a_test() -> None:
+    rows = [line for line in (ROOT / "docs" / "security.md").read_text().splitlines() if line.startswith("| CVE-")]
+    assert len(rows) > 20
+    assert [row for row in rows if "`test_" not in row.split(" | ")[-1]] == []
 
 
 def test_the_task_api_table_has_every_method() -> None:

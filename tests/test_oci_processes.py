@@ -86,6 +86,8 @@ def test_a_detached_program_goes_on_and_its_pid_is_written(bundle: Bundle, tmp_p
         (("exec", "ID", "/nowhere"), "'/nowhere' is no program of this container"),
         (("exec", "--user", "me", "ID", "id"), "--user is 'me'; it must be a number"),
         (("exec", "--user", "1:2:3", "ID", "id"), "--user is '1:2:3'"),
+        (("exec", "--user", "4294967295", "ID", "id"), "--user is '4294967295'"),
+        (("exec", "--additional-gids", "4294967295", "ID", "id"), "--additional-gids is 4294967295"),
         (("exec", "--cap", "NET", "ID", "id"), "--cap is 'NET', which is no capability"),
         (("exec", "--process", "/nowhere", "ID"), "--process /nowhere: No such file"),
         (("exec", "--cwd", "bin", "ID", "id"), "process.cwd of the exec is 'bin'"),

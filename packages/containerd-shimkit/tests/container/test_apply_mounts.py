@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from containerd_shimkit import InvalidArgumentError, PermissionDeniedError, ShimError
 from containerd_shimkit.container import apply_mounts
-from containerd_shimkit.linux import mounts
+from containerd_shimkit.linux import mount_tree, mounts, paths
 from containerd_shimkit.oci import mount_options as ms
 
 from .conftest import Host, OnHost, Root
@@ -585,5 +585,84 @@ def test_a_source_that_is_not_there_is_named(on_host: OnHost) -> None:
             root: Root = host.container(bind("/nowhere", *extra, **(mapped(1, 1) if extra else {})))
             with pytest.raises(InvalidArgumentError, match="make sure that /nowhere exists on the host"):
                 root.build()
+
+    on_host(work)
+
+
+# Others who write to a volume at the same time
+
+
+def swapper(volume: Path, leads_to: str) -> Callable[[], None]:
+    """What has another process, of the host's mounts, put a link in the place of `data` in the *volume*."""
+    reader, writer = os.pipe()
+    done_reader, done_writer = os.pipe()
+    if os.fork() == 0:
+        os.close(writer)
+        os.read(reader, 1)
+        os.rename(volume / "data", volume / "moved")
+        os.symlink(leads_to, volume / "data")
+        os.write(done_writer, b"x")
+        os._exit(0)
+    os.close(reader)
+
+    def swap() -> None:
+        os.write(writer, b"x")
+        assert os.read(done_reader, 1) == b"x"
+
+    return swap
+
+
+@pytest.mark.parametrize(
+    ("words", "precious", "expected"),
+    [(["rw"], "ro", {"rw"}), (["ro"], "rw", {"ro"}), (["rro"], "rw", {"ro"}), (["rrw"], "ro", {"rw"})],
+)
+def test_a_path_that_changes_under_a_mount_leads_its_flags_to_no_other(
+    on_host: OnHost, monkeypatch: pytest.MonkeyPatch, words: list[str], precious: str, expected: set[str]
+) -> None:
+    """CVE-2021-30465 and its like, after the mount itself: what was to be read-only is, and what was stays so."""
+
+    def work(host: Host) -> None:
+        shared, source = host.directory / "shared", host.directory / "source"
+        for each in (shared, source, shared / "data"):
+            each.mkdir()
+        swap = swapper(shared, "/precious")
+        put = mount_tree.move_mount
+
+        def put_and_swap(mount: int, target: int) -> None:
+            found = os.readlink(f"/proc/self/fd/{target}")
+            put(mount, target)
+            if found.endswith("/data"):
+                swap()
+
+        monkeypatch.setattr(apply_mounts, "move_mount", put_and_swap)
+        root = host.container(
+            tmpfs(precious, to="/precious"), bind(shared, to="/vol"), bind(source, *words, to="/vol/data")
+        )
+        root.build()
+        assert precious in root.options("/precious")
+        assert expected <= root.options("/vol/moved")
+
+    on_host(work)
+
+
+def test_a_link_that_comes_and_goes_leads_no_sysfs_elsewhere(on_host: OnHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CVE-2019-19921 and CVE-2023-27561: what has been seen to be no link is what the file system is put on."""
+
+    def work(host: Host) -> None:
+        shared = host.directory / "shared"
+        for each in (shared, shared / "data", shared / "decoy"):
+            each.mkdir()
+        make = paths.make_directory_in_root
+
+        def make_misled(root_fd: int, path: str, mode: int = 0o755) -> int:
+            return make(root_fd, "/vol/decoy" if path == "/vol/data" else path, mode)  # there was a link just then
+
+        monkeypatch.setattr(paths, "make_directory_in_root", make_misled)
+        sysfs = {"destination": "/vol/data", "type": "sysfs", "source": "sysfs"}
+        root = host.container(bind(shared, to="/vol"), sysfs)
+        root.build()
+        found = [each.mount_point for each in mounts.read_mountinfo("sysfs")]
+        assert f"{host.rootfs}/vol/data" in found
+        assert f"{host.rootfs}/vol/decoy" not in found
 
     on_host(work)

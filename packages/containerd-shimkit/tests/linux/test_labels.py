@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 from containerd_shimkit.linux import labels as module
+from containerd_shimkit.linux import procfs
 
 
 @pytest.fixture
 def attributes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory in the place of /proc/self/attr, taken for one."""
     monkeypatch.setattr(module, "_ATTRIBUTES", str(tmp_path))
-    monkeypatch.setattr(module, "_is_on_procfs", lambda descriptor: descriptor >= 0)
+    monkeypatch.setattr(procfs, "is_on_procfs", lambda descriptor: descriptor >= 0)
     for name in ("exec", "current", "keycreate"):
         (tmp_path / name).touch()
     return tmp_path
@@ -61,15 +62,9 @@ def test_without_labels_nothing_is_opened(attributes: Path) -> None:
 def test_a_file_that_is_in_no_procfs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_ATTRIBUTES", str(tmp_path))
     (tmp_path / "exec").touch()
-    with pytest.raises(OSError, match="is in no procfs"):
+    with pytest.raises(OSError, match="in no procfs"):
         module.labels_of_next_program("x", "")
     assert written(tmp_path) == {}
-
-
-def test_a_procfs_is_known_by_its_type() -> None:
-    with open("/proc/self/attr/current", "rb") as real, open("/etc/passwd", "rb") as other:
-        assert module._is_on_procfs(real.fileno())
-        assert not module._is_on_procfs(other.fileno())
 
 
 def test_a_link_in_its_place_is_not_followed(attributes: Path) -> None:

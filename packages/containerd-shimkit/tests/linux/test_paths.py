@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import signal
 import stat
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -208,3 +212,34 @@ def test_a_disturbed_lookup_is_tried_again_and_in_the_end_given_up(
     with pytest.raises(BlockingIOError):
         open_in_root(root_fd, "etc", os.O_PATH)
     assert len(calls) < 1000
+
+
+def test_nothing_is_made_outside_while_others_exchange_links_and_directories(
+    root: Path, root_fd: int, outside: Path
+) -> None:
+    """CVE-2021-30465 and CVE-2024-45310: for half a second, as fast as two processes can."""
+    volume = root / "volume"
+    (volume / "way" / "deep").mkdir(parents=True)
+    (volume / "link").symlink_to("../" * 16 + str(outside).lstrip("/"))
+    libc = ctypes.CDLL(None)
+    names = [ctypes.c_char_p(str(volume / name).encode()) for name in ("way", "link")]
+    child = os.fork()
+    if child == 0:
+        while os.getppid() != 1:
+            libc.renameat2(-100, names[0], -100, names[1], 2)  # RENAME_EXCHANGE
+        os._exit(0)
+    made = 0
+    try:
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            for make, path in ((make_directory_in_root, "a/b"), (make_file_in_root, "c/d"), (make_file_in_root, "e")):
+                with suppress(OSError):
+                    place = place_of(make(root_fd, f"/volume/way/{path}{made % 50}"))
+                    assert place.startswith(f"{root}/"), place
+                    made += 1
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert made > 100
+    assert sorted(each.name for each in outside.iterdir()) == ["secret"]
+    assert (outside / "secret").read_text() == "secret"

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -142,3 +144,20 @@ def test_a_new_session_keyring_is_not_the_parents(in_child: InChild) -> None:
         assert syscall("keyctl", get_id, session, 1) != before
 
     in_child(work)
+
+
+def test_an_environment_that_is_hidden_is_still_this_processs_own() -> None:
+    code = """
+import os, subprocess
+from containerd_shimkit.linux.process import hide_environment
+before = open("/proc/self/environ", "rb").read()
+hide_environment()
+print(b"SECRET=hushed" in before, open("/proc/self/environ", "rb").read().strip(b"\\0"))
+print(os.environ["SECRET"], os.environ["PATH"], flush=True)
+if os.fork() == 0:
+    os.execv("/bin/sh", ["sh", "-c", "echo $SECRET"])
+os.wait()
+"""
+    environment = {"SECRET": "hushed", "PATH": "/bin", "EMPTY": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["True b''", "hushed /bin", "hushed"]

@@ -160,6 +160,14 @@ def test_the_least_spec_has_a_version_only() -> None:
         (["process", "args", 1], "a\0b", "process.args[1] is 'a\\x00b'"),
         (["process", "user", "uid"], -1, "process.user.uid is -1"),
         (["process", "user", "additionalGids", 1], "x", "process.user.additionalGids[1] is 'x'"),
+        (
+            ["process", "user", "uid"],
+            (1 << 32) - 1,
+            "process.user.uid is 4294967295; it must be",
+        ),  # no user, and no change
+        (["process", "user", "gid"], (1 << 32) - 1, "process.user.gid is 4294967295; it must be"),
+        (["process", "user", "additionalGids", 0], (1 << 32) - 1, "additionalGids[0] is 4294967295; it must be"),
+        (["linux", "devices", 0, "uid"], (1 << 32) - 1, "linux.devices[0].uid is 4294967295; it must be"),
         (["process", "user", "umask"], 0o1000, "process.user.umask is 512"),
         (["process", "capabilities", "bounding"], "CAP_KILL", "process.capabilities.bounding is 'CAP_KILL'"),
         (["process", "rlimits", 0, "hard"], 1 << 64, "process.rlimits[0].hard is 18446744073709551616"),

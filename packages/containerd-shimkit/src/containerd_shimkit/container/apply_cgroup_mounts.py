@@ -13,7 +13,7 @@ from typing import Final
 from ..errors import FailedPreconditionError
 from ..linux import mounts, paths
 from ..oci import mount_options as ms
-from .apply_mounts import bind, by_descriptor, finish_mount, propagate, refuse_procfs, remount
+from .apply_mounts import bind, by_descriptor, propagate, propagate_at, refuse_procfs, remount
 from .operations import CgroupMount, Operation
 from .site import Site
 
@@ -59,7 +59,7 @@ def _mount_unified(
                 mounts.mount("cgroup", by_descriptor(place), "cgroup2", flags, data)
             finally:
                 os.close(place)
-            finish_mount(site, target, 0, 0, propagation)
+            propagate_at(site, target, propagation)
             return
         except OSError as error:
             if error.errno not in _NOT_ALLOWED:

@@ -33,7 +33,7 @@ from .operations import (
 )
 from .site import Site
 
-__all__ = ["WORK", "bind", "by_descriptor", "finish_mount", "propagate", "refuse_procfs", "remount"]
+__all__ = ["WORK", "bind", "by_descriptor", "propagate", "propagate_at", "refuse_procfs", "remount"]
 
 _NO_LINKS: Final = ("proc", "sysfs")
 _STRICT: Final = paths.RESOLVE_IN_ROOT | paths.RESOLVE_NO_SYMLINKS
@@ -81,13 +81,7 @@ def bind(
     site: Site, source: str, target: str, recursive: bool, flags: int, cleared: int, propagation: tuple[int, ...]
 ) -> None:
     """Carry a `BindMount` out."""
-    source = site.source(source)
-    place = _place_for(site, os.stat(source).st_mode, target)
-    try:
-        mounts.mount(source, by_descriptor(place), "", ms.MS_BIND | (ms.MS_REC if recursive else 0))
-    finally:
-        os.close(place)
-    finish_mount(site, target, flags, cleared, propagation)
+    _put(site, copy_mount(site.source(source), recursive=recursive), target, flags, cleared, propagation)
 
 
 def _open_mapped(
@@ -120,16 +114,28 @@ def _bind_mapped(
     site: Site, source: str, number: int, target: str, flags: int, cleared: int, propagation: tuple[int, ...]
 ) -> None:
     del source
-    mount = site.mapped.pop(number)
+    _put(site, site.mapped.pop(number), target, flags, cleared, propagation)
+
+
+def _put(site: Site, mount: int, target: str, flags: int, cleared: int, propagation: tuple[int, ...]) -> None:
+    """Put a *mount* that stands nowhere yet at *target*, and give it what only a further call can give it.
+
+    That is done by its descriptor. The path is not looked up again: where *target* is in a volume that others write to,
+    it may lead to another mount by now, which would be made writable instead of this one, or this one not read-only.
+    """
     try:
         place = _place_for(site, os.fstat(mount).st_mode, target)
         try:
             move_mount(mount, place)
         finally:
             os.close(place)
-    finally:
+        if flags or cleared:
+            remount(mount, flags, cleared)
+        propagate(mount, propagation)
+    except BaseException:
         os.close(mount)
-    finish_mount(site, target, flags, cleared, propagation)
+        raise
+    site.note_mount(target, mount)
 
 
 def _place_for(site: Site, mode: int, target: str) -> int:
@@ -146,15 +152,16 @@ def _place_for(site: Site, mode: int, target: str) -> int:
     return place
 
 
-def finish_mount(site: Site, target: str, flags: int, cleared: int, propagation: tuple[int, ...]) -> None:
-    """Give the new mount at *target* what only a further call can give it; none is made where nothing is asked for."""
-    if not (flags or cleared or propagation):
+def propagate_at(site: Site, target: str, propagation: tuple[int, ...]) -> None:
+    """Give the new mount at *target* its propagation; no call is made where none is asked for.
+
+    The descriptor before was of what the mount now hides, so the path is looked up again. If others change it
+    meanwhile, another mount of the container gets it: none of the host's is connected with those.
+    """
+    if not propagation:
         return
-    # the descriptor before was of what the mount now hides: look the path up again
     mounted = paths.open_in_root(site.root_fd, target, os.O_PATH)
     try:
-        if flags or cleared:
-            remount(mounted, flags, cleared)
         propagate(mounted, propagation)
     finally:
         os.close(mounted)
@@ -171,11 +178,14 @@ def _mount_filesystem(
             refuse_procfs(place, site.root_fd, target)
         if fstype in _NO_LINKS:
             # a link, in an image or on a shared volume, would let others move what the masks are to cover
-            os.close(paths.openat2(site.root_fd, target.lstrip("/"), os.O_PATH | os.O_DIRECTORY, 0, _STRICT))
+            flags_of_place = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+            strict = paths.openat2(site.root_fd, target.lstrip("/"), flags_of_place, 0, _STRICT)
+            os.close(place)
+            place = strict  # what has been looked at is what is mounted on
         mounts.mount(source, by_descriptor(place), fstype, flags, data)
     finally:
         os.close(place)
-    finish_mount(site, target, 0, 0, propagation)
+    propagate_at(site, target, propagation)
 
 
 def _with_mode(site: Site, target: str, data: str) -> str:
@@ -233,7 +243,8 @@ def _mount_copy(site: Site, source: str, target: str, flags: int, data: str, pro
 
 
 def _set_attributes(site: Site, target: str, chosen: int, cleared: int) -> None:
-    mounted = paths.open_in_root(site.root_fd, target, os.O_PATH)
+    at, noted = site.mounted
+    mounted = os.dup(noted) if at == target else paths.open_in_root(site.root_fd, target, os.O_PATH)
     try:
         set_attributes(mounted, chosen, cleared, recursive=True)
     finally:
@@ -260,19 +271,21 @@ def _make_readonly(site: Site, path: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     try:
-        mounts.mount(by_descriptor(target), by_descriptor(target), "", ms.MS_BIND | ms.MS_REC)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        remount(target, ms.MS_RDONLY, 0)  # an unbindable mount, which may be changed itself if it is the whole of it
-        return
+        try:
+            mounted = copy_mount(by_descriptor(target), recursive=True)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # an unbindable mount, which may be changed itself if it is the whole of it
+            remount(target, ms.MS_RDONLY, 0)
+            return
+        try:
+            move_mount(mounted, target)
+            remount(mounted, ms.MS_RDONLY, 0)
+        finally:
+            os.close(mounted)
     finally:
         os.close(target)
-    mounted = paths.open_in_root(site.root_fd, path, os.O_PATH)
-    try:
-        remount(mounted, ms.MS_RDONLY, 0)
-    finally:
-        os.close(mounted)
 
 
 def _make_root_readonly(site: Site) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-from ..linux import namespaces
+from ..linux import namespaces, procfs
 from .operations import (
     BringLoopbackUp,
     JoinNamespace,
@@ -47,7 +47,11 @@ def _wait_for_net_devices(site: Site) -> None:
 
 def _set_sysctl(site: Site, name: str, value: str, namespace: str) -> None:
     _refuse_hosts(site, namespace)
-    _write(f"/proc/sys/{name}", value)
+    descriptor = procfs.open_setting(name)
+    try:
+        os.write(descriptor, value.encode())
+    finally:
+        os.close(descriptor)
 
 
 def _set_hostname(site: Site, name: str) -> None:
@@ -63,14 +67,6 @@ def _set_domainname(site: Site, name: str) -> None:
 def _refuse_hosts(site: Site, kind: str) -> None:
     if kind in site.hosts:
         raise OSError(errno.EPERM, f"the {kind} namespace that is joined is the host's own: set it on the host")
-
-
-def _write(path: str, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(descriptor, text.encode())
-    finally:
-        os.close(descriptor)
 
 
 def _join_namespace(site: Site, kind: str, path: str) -> None:

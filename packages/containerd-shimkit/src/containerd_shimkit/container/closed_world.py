@@ -42,6 +42,7 @@ _LAZY: Final = (
     "_strptime",
     "concurrent.futures._base",
 )
+_FOR_ONE_CONTAINER: Final = ("encodings.ascii", "encodings.latin_1")
 _WITH_SYSTEMD: Final = ("containerd_shimkit.linux.systemd_cgroups",)
 # glibc 2.34 and newer have "files" and "dns" built in; before, they are these libraries. libgcc_s is for unwinding.
 _LIBRARIES: Final = ("libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2", "libgcc_s.so.1")
@@ -60,9 +61,13 @@ class _Closed:
         )
 
 
-def close_imports() -> None:
-    """Make every later import of a file fail with ModuleNotFoundError; what is built into Python still works."""
-    for name in (*_LAZY, *(_WITH_SYSTEMD if is_systemd_init() else ())):
+def close_imports(*, lives_on: bool = True) -> None:
+    """Make every later import of a file fail with ModuleNotFoundError; what is built into Python still works.
+
+    What a process that *lives_on* may still come to need is imported first. Others, which make one container, have it.
+    """
+    with_systemd = _WITH_SYSTEMD if is_systemd_init() else ()
+    for name in (*_LAZY, *with_systemd) if lives_on else _FOR_ONE_CONTAINER:
         try:
             importlib.import_module(name)
         except ImportError:

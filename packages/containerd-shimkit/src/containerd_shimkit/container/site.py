@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 from ..errors import InternalError
@@ -33,6 +34,14 @@ class Site:
 
     # mounts with mapped ids that are nowhere yet, by their numbers
     mapped: dict[int, int] = field(default_factory=lambda: dict[int, int]())
+
+    mounted: tuple[str, int] = field(default=("", -1))  # the last bind mount: where it was to go, and its root
+
+    def note_mount(self, target: str, mount: int) -> None:
+        """Keep the descriptor *mount* for a step that changes this very mount, until there is another."""
+        if self.mounted[1] >= 0:
+            os.close(self.mounted[1])
+        self.mounted = (target, mount)
 
     def wait_for_shim(self, message: Message) -> None:
         """Tell the shim what it is to do, and wait until it has. Raises: InternalError when it is gone, or gives up."""

@@ -8,16 +8,14 @@ Source: apparmor(7); security/apparmor/procattr.c; selinux(8); proc_pid_attr(5).
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from .libc import syscall
+from .procfs import open_to_write
 
 __all__ = ["LabelFile", "has_apparmor", "has_selinux", "key_labels", "labels_of_next_program", "labels_of_this_process"]
 
-_PROC_SUPER_MAGIC: Final = 0x9FA0  # include/uapi/linux/magic.h
 _APPARMOR: Final = "/sys/module/apparmor/parameters/enabled"
 _SELINUX: Final = "/sys/fs/selinux/enforce"
 _ATTRIBUTES: Final = "/proc/self/attr"
@@ -87,19 +85,8 @@ def _open(names: Sequence[str], text: str) -> LabelFile:
     for name in names:
         path = f"{_ATTRIBUTES}/{name}"
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            return LabelFile(open_to_write(path), text)
         except FileNotFoundError:
             if name == names[-1]:
                 raise
-            continue
-        if not _is_on_procfs(descriptor):
-            os.close(descriptor)
-            raise OSError(0, f"{path} is in no procfs: a label that is written there is none")
-        return LabelFile(descriptor, text)
     raise AssertionError("unreachable")
-
-
-def _is_on_procfs(descriptor: int) -> bool:
-    status = bytearray(256)  # struct statfs, which begins with the type
-    syscall("fstatfs", descriptor, status)
-    return bool(struct.unpack_from("=q", status)[0] == _PROC_SUPER_MAGIC)

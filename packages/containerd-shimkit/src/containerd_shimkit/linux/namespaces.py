@@ -17,6 +17,7 @@ from typing import Final
 from ..errors import InvalidArgumentError
 from .libc import encode, last_error, libc
 from .pidfd import ProcessIdentity, pidfd_open, pidfd_send_signal
+from .procfs import open_to_write
 
 __all__ = [
     "CLONE_NEWCGROUP",
@@ -97,7 +98,7 @@ def enter_new_time_namespace(offsets: str) -> None:
     """
     unshare(CLONE_NEWTIME)
     if offsets:
-        descriptor = os.open("/proc/self/timens_offsets", os.O_WRONLY | os.O_CLOEXEC)
+        descriptor = open_to_write("/proc/self/timens_offsets")
         try:
             os.write(descriptor, offsets.encode())
         finally:

@@ -9,10 +9,12 @@ from collections.abc import Collection
 from typing import Final
 
 from .libc import last_error, libc, syscall
+from .procfs import open_to_write
 
 __all__ = [
     "close_descriptors",
     "detach",
+    "hide_environment",
     "join_new_session_keyring",
     "set_child_subreaper",
     "set_command_line",
@@ -33,6 +35,8 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 
 _KEYCTL_JOIN_SESSION_KEYRING: Final = 1  # include/uapi/linux/keyctl.h
 _DOMAINS: Final = {"LINUX": 0, "LINUX32": 8}  # include/uapi/linux/personality.h
+_ARGUMENTS: Final = 48  # fields of /proc/PID/stat, counted from 1
+_ENVIRONMENT: Final = 50
 _LAST_DESCRIPTOR: Final = (1 << 32) - 1
 
 
@@ -51,7 +55,7 @@ def set_oom_score_adj(value: int) -> None:
 
     Raises: OSError (EACCES: it is lowered with CAP_SYS_RESOURCE only). Source: proc_pid_oom_score_adj(5).
     """
-    descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+    descriptor = open_to_write("/proc/self/oom_score_adj")
     try:
         os.write(descriptor, str(value).encode())
     finally:
@@ -99,14 +103,36 @@ def set_command_line(text: str) -> None:
     The kernel shows the memory that the arguments were put into; what cannot be found or written is left as it is.
     Source: proc_pid_cmdline(5), fields 48 and 49 of proc_pid_stat(5).
     """
-    with open("/proc/self/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()
-    start, end = int(fields[45]), int(fields[46])
+    start, end = _memory_of(_ARGUMENTS)
     if not 0 < start < end:
-        return  # not told to those who may not trace this process
+        return
     # the last byte must not be 0: that is how the kernel knows that a program has written its own
     content = os.fsencode(text).replace(b"\0", b" ")[: end - start - 2].ljust(end - start - 1, b"\0") + b" "
     ctypes.memmove(start, content, len(content))
+
+
+def hide_environment() -> None:
+    """Let /proc/PID/environ of this process, and of those that it forks, show nothing of what it was executed with.
+
+    Whoever may look into an init that has not become its program yet would see the environment of its maker, and of a
+    guest that runs in this program it stays to be seen. `os.environ` and getenv(3) have it as before.
+    Source: proc_pid_environ(5), fields 50 and 51 of proc_pid_stat(5).
+    """
+    for name, value in os.environb.items():
+        os.putenv(name, value)  # into memory of the C library's own
+    start, end = _memory_of(_ENVIRONMENT)
+    if 0 < start < end:
+        ctypes.memset(start, 0, end - start)
+
+
+def _memory_of(field: int) -> tuple[int, int]:
+    """Where what the fields *field* and the next of /proc/self/stat tell begins and ends.
+
+    Nowhere (0) for those who may not trace this process.
+    """
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()  # from the third one on
+    return int(fields[field - 3]), int(fields[field - 2])
 
 
 def detach(keep: Collection[int]) -> None:

@@ -31,7 +31,7 @@ from .attributes import (
 )
 from .hooks import Hook, hooks_of
 from .resources import Cpu, DeviceRule, Memory, Pids, Resources, resources_of
-from .strict_json import MAX_SIZE, UINT32, UINT64, JsonObject, decode_object
+from .strict_json import IDS, MAX_SIZE, UINT32, UINT64, JsonObject, decode_object
 
 __all__ = [
     "Capabilities",
@@ -291,10 +291,10 @@ def _user(user: JsonObject | None) -> User:
     if user is None:
         return User()
     return User(
-        uid=user.integer("uid", UINT32),
-        gid=user.integer("gid", UINT32),
+        uid=user.integer("uid", IDS),
+        gid=user.integer("gid", IDS),
         umask=user.optional_integer("umask", (0, 0o777)),
-        additional_gids=user.integers("additionalGids", UINT32),
+        additional_gids=user.integers("additionalGids", IDS),
     )
 
 
@@ -377,6 +377,6 @@ def _device(device: JsonObject) -> Device:
         major=device.integer("major", UINT32),
         minor=device.integer("minor", UINT32),
         file_mode=device.optional_integer("fileMode", UINT32),
-        uid=device.optional_integer("uid", UINT32),
-        gid=device.optional_integer("gid", UINT32),
+        uid=device.optional_integer("uid", IDS),
+        gid=device.optional_integer("gid", IDS),
     )

@@ -13,7 +13,7 @@ from typing import Final, NoReturn, TypeAlias, cast
 
 from ..errors import InvalidArgumentError
 
-__all__ = ["INT64", "MAX_SIZE", "UINT32", "UINT64", "Bounds", "JsonObject", "decode_object"]
+__all__ = ["IDS", "INT64", "MAX_SIZE", "UINT32", "UINT64", "Bounds", "JsonObject", "decode_object"]
 
 MAX_SIZE: Final = 16 << 20  # bytes; a pod's config.json has a few tens of kilobytes
 
@@ -21,6 +21,8 @@ Bounds: TypeAlias = tuple[int, int]
 INT64: Final[Bounds] = (-(1 << 63), (1 << 63) - 1)
 UINT32: Final[Bounds] = (0, (1 << 32) - 1)
 UINT64: Final[Bounds] = (0, (1 << 64) - 1)
+IDS: Final[Bounds] = (0, (1 << 32) - 2)
+"""Users and groups. The next number is -1 to the kernel, by which setresuid(2) leaves a user as it is: root."""
 
 _TEXT: Final = "a string of valid Unicode without NUL"
 _show: Final = reprlib.Repr()

@@ -12,11 +12,13 @@ from datetime import datetime, timezone
 from pwd import getpwuid
 
 from ..container.channel import FifoLine
+from ..container.closed_world import close_imports
 from ..container.executor import LinuxExecutor
 from ..container.lifecycle import Container, Maker
 from ..container.stdio import Streams
 from ..errors import InvalidArgumentError
 from ..instance import ExitStatus, InstanceConfig
+from ..linux.process import hide_environment
 from ..oci.spec import Spec, read_spec
 from ..shim.reaper import Reaper
 from .control import start
@@ -94,6 +96,8 @@ async def _make(
         config={"systemd_cgroup": choices.systemd_cgroup},
     )
     container = Container(id, config, spec, LinuxExecutor.of(spec.process), Reaper.current(), maker=maker)
+    close_imports(lives_on=False)  # the paths of this program may be those of the image, too, once that is the root
+    hide_environment()
     await container.create()
     try:
         if choices.pid_file:

@@ -5,24 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from ..container.answers import no_answer
+from ..container.closed_world import close_imports
 from ..container.execution import Execution, Home
 from ..container.executor import LinuxExecutor
 from ..container.filters import filter_of
 from ..errors import FailedPreconditionError, InvalidArgumentError
 from ..instance import ExitStatus, InstanceConfig
 from ..linux.capabilities import CAPABILITIES
+from ..linux.process import hide_environment
 from ..oci.spec import Capabilities, Process, User, parse_process, read_spec
+from ..oci.strict_json import IDS
 from ..shim.reaper import Reaper
 from .handover import handing_on_signals, preserved_descriptors, raw_if_needed, streams_of, write_pid
 from .loop import with_loop
 from .store import Entry
 
 __all__ = ["ExecChoices", "execute"]
-
-_MOST_UINT32: Final = (1 << 32) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,8 @@ async def _execute(entry: Entry, choices: ExecChoices) -> int:
         streams=streams,
         preserved=preserved_descriptors(choices.preserved),
     )
+    close_imports(lives_on=False)  # as for a container: its paths are the image's in there
+    hide_environment()
     await execution.start()
     if choices.pid_file:
         write_pid(choices.pid_file, execution.pid)
@@ -110,12 +112,17 @@ def _process(choices: ExecChoices, own: Process) -> Process:
 
 
 def _user(choices: ExecChoices, own: User) -> User:
+    for group in choices.groups:
+        if not IDS[0] <= group <= IDS[1]:
+            raise InvalidArgumentError(f"--additional-gids is {group}; it must be {IDS[0]} to {IDS[1]}")
     groups = (*own.additional_gids, *choices.groups)
     if not choices.user:
         return replace(own, additional_gids=groups)
     words = choices.user.split(":")
-    if len(words) > 2 or not all(word.isdecimal() and int(word) <= _MOST_UINT32 for word in words):
-        raise InvalidArgumentError(f"--user is {choices.user!r}; it must be a number, or two as UID:GID")
+    if len(words) > 2 or not all(word.isdecimal() and int(word) <= IDS[1] for word in words):
+        raise InvalidArgumentError(
+            f"--user is {choices.user!r}; it must be a number, or two as UID:GID, up to {IDS[1]}"
+        )
     return replace(own, uid=int(words[0]), gid=int(words[-1]) if len(words) == 2 else own.gid, additional_gids=groups)
 
 

@@ -154,12 +154,13 @@ class Store:
         Raises: OSError.
         """
         directory = self._directory(id)
-        with open(f"{directory}/config.json", "w", encoding="utf-8") as file:
+        # an environment may hold what is not for everybody
+        with open(f"{directory}/config.json", "w", encoding="utf-8", opener=_open_private) as file:
             json.dump(config, file)
         for name in (_REQUESTS, _REPLIES):
             os.mkfifo(f"{directory}/{name}", 0o600)
         temporary = f"{directory}/.{_RECORD}"
-        with open(temporary, "w", encoding="utf-8") as file:
+        with open(temporary, "w", encoding="utf-8", opener=_open_private) as file:
             json.dump({"version": _VERSION, **asdict(record)}, file)
         os.rename(temporary, f"{directory}/{_RECORD}")
 
@@ -215,3 +216,7 @@ class Store:
                 f"{id!r} cannot be a container's name: it has letters, digits and _ + - . alone, no dot in front"
             )
         return os.path.join(self.root, id)
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -74,9 +74,10 @@ def _spawn(shim: Shim, service: Service) -> None:
         return
     status = 1
     try:
-        from ..linux.process import detach
+        from ..linux.process import detach, hide_environment
 
         detach({service.listener.fileno()})
+        hide_environment()  # containerd's; a zygote has none to begin with
         from .serve import prepare, serve  # all that is dear is behind this import
 
         prepare(shim)
@@ -109,8 +110,10 @@ def _log(message: str, error: BaseException | None = None) -> None:
 
 def _serve_in_foreground(shim: Shim, args: ShimArgs) -> None:
     service = open_service(shim, args)
+    from ..linux.process import hide_environment
     from .serve import prepare, serve
 
+    hide_environment()
     prepare(shim)
     serve(shim, service)
 
