@@ -52,7 +52,7 @@ def execute_sealed(words: Sequence[str], environment: Mapping[str, str]) -> NoRe
     """Become the program at *words*[0], an absolute path, sealed where that can be; else as it is. Raises: OSError."""
     with suppress(OSError):  # it finds out itself that it is not sealed
         _execute(words, environment)
-    os.execve(words[0], words, environment)
+    os.execve(words[0], list(words), environment)
 
 
 def open_sealed(path: str) -> int:
@@ -109,7 +109,7 @@ def exposure() -> str:
 def _execute(words: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
     program = open_sealed(words[0])
     try:
-        os.execve(program, words, environment)
+        os.execve(program, list(words), environment)
     finally:
         os.close(program)  # a script, or a security module that wants a path
 
