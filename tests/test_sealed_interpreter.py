@@ -19,6 +19,7 @@ from containerd_shimkit.launcher.build import BINARY, DIRECTORY, is_built_from
 from containerd_shimkit.linux.capabilities import CAPABILITIES
 from containerd_shimkit.zygote.naming import socket_path
 from google.protobuf import any_pb2
+from harness.images import BUSYBOX
 from harness.interpreter import Interpreter, attack_files, build_attack
 from harness.oci import PROGRAM, Bundle, lay_out
 from harness.pod import Container, Pod, pod
@@ -33,6 +34,12 @@ pytestmark = [
 READ_ONLY = "Read-only file system"
 ENTRY = "from containerd_shimkit.runtime.entry import main\nmain()\n"
 UNSEALED = "from containerd_shimkit.runtime.main import main\nmain()\n"
+UNABLE = """
+import containerd_shimkit.linux.sealed_program as sealed_program
+def unable(path):
+    raise OSError(1, "not today", "a mount")
+sealed_program.open_sealed = unable
+"""
 REFUSED = {
     "write": errno.ETXTBSY,  # for as long as it is executed: the kernel looks for that first
     "truncate": errno.EROFS,
@@ -189,11 +196,30 @@ def test_a_shim_is_sealed_whoever_has_made_it(
     try:
         play(str(program), scenario)
     finally:
-        if (left := zygote_at(socket)) is not None:
-            os.kill(left, signal.SIGKILL)
-        wait_until(lambda: not interpreter.users())
-        socket.unlink(missing_ok=True)
-        lock.unlink() if lock.is_file() else shutil.rmtree(lock, ignore_errors=True)
+        end_zygote(interpreter, socket)
+
+
+@pytest.mark.parametrize("has_zygote", [True, False])
+def test_a_shim_that_is_not_sealed_says_so_and_why(interpreter: Interpreter, tmp_path: Path, has_zygote: bool) -> None:
+    text = (Path(__file__).parent / "bare_shim.py").read_text()
+    program = interpreter.script(tmp_path / "containerd-shim-bare-v1", f"{UNABLE}\n{text}")
+    socket = Path(socket_path([str(interpreter.path), "-I", str(program)]))
+    lock = Path(f"{socket}.lock")
+    if not has_zygote:
+        lock.mkdir(parents=True)
+
+    async def scenario(pod: Pod) -> None:
+        container = pod.container(["/bin/sleep", "1000"], {"/bin/sleep": Path(BUSYBOX).read_bytes()})
+        await container.create()
+        assert (zygote_at(socket) is not None) == has_zygote
+        log = (container.bundle / "log").read_text()
+        assert "level=warning" in log
+        assert "containers may get at this shim's interpreter, which is not sealed: not today: a mount" in log
+
+    try:
+        play(str(program), scenario)
+    finally:
+        end_zygote(interpreter, socket)
 
 
 def test_a_container_that_waits_for_its_start_is_sealed(
@@ -225,11 +251,19 @@ def test_a_container_that_waits_for_its_start_is_sealed(
     try:
         play(str(program), scenario)
     finally:
-        if (left := zygote_at(socket)) is not None:
-            os.kill(left, signal.SIGKILL)
-        wait_until(lambda: not interpreter.users())
-        socket.unlink(missing_ok=True)
-        Path(f"{socket}.lock").unlink(missing_ok=True)
+        end_zygote(interpreter, socket)
+
+
+def end_zygote(interpreter: Interpreter, socket: Path) -> None:
+    """End the zygote at *socket*, if there is one, and see that nobody executes the interpreter any more."""
+    if (pid := zygote_at(socket)) is not None:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not interpreter.users())
+    socket.unlink(missing_ok=True)
+    lock = Path(f"{socket}.lock")
+    if lock.is_dir():
+        lock.rmdir()
+    lock.unlink(missing_ok=True)
 
 
 def play(program: str, scenario: Callable[[Pod], Any]) -> None:
