@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -96,15 +97,21 @@ def answers(text: str) -> dict[str, int]:
     return {name: int(number) for name, sep, number in (line.partition("=") for line in text.splitlines()) if sep}
 
 
-def attack(bundle: Bundle) -> str:
-    """Have the bundle's container attack, and once more when all that has made it is gone; what it says."""
+def attack(bundle: Bundle, interpreter: Interpreter) -> list[str]:
+    """Have a container attack, and a process that is executed in it, and both once more when all that has made them is
+    gone; what they say."""
     bundle.change(lambda spec: spec["process"].update(args=["/trap"]))
     id = bundle.create()  # noqa: A001
     bundle.call("start", id)
-    wait_until(lambda: "ready" in bundle.stdout)
+    more = bundle.directory / "more"
+    with more.open("wb") as out:
+        command = [bundle.program, "--root", str(bundle.root), "exec", "--detach", id, "/trap"]
+        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=True, timeout=60)
+    wait_until(lambda: "ready" in bundle.stdout and "ready" in more.read_text())
+    wait_until(lambda: not interpreter.users())
     (bundle.directory / "rootfs" / "go").touch()
-    wait_until(lambda: "over" in bundle.stdout)
-    return bundle.stdout
+    wait_until(lambda: "over" in bundle.stdout and "over" in more.read_text())
+    return [bundle.stdout, more.read_text()]
 
 
 @pytest.mark.parametrize("change", [powerful, in_host_pids])
@@ -113,16 +120,16 @@ def test_the_command_line_is_sealed_before_it_forks(
 ) -> None:
     bundle.change(change)
     bundle.program = str(interpreter.script(tmp_path / "oci", ENTRY))
-    said = attack(bundle)
-    assert answers(said) == REFUSED
-    assert said.count(READ_ONLY) == 2, said
+    for said in attack(bundle, interpreter):
+        assert answers(said) == REFUSED
+        assert said.count(READ_ONLY) == 2, said
     assert interpreter.is_whole
 
 
 def test_without_that_an_interpreter_is_lost(bundle: Bundle, interpreter: Interpreter, tmp_path: Path) -> None:
     """That what these tests try is an attack."""
     bundle.program = str(interpreter.script(tmp_path / "oci", UNSEALED))
-    said = attack(bundle)
+    said, _ = attack(bundle, interpreter)
     bundle.program = PROGRAM  # there is nothing left of the other one
     assert answers(said)["truncate"] == errno.ETXTBSY
     assert not interpreter.is_whole

@@ -177,6 +177,7 @@ def features(chosen: Namespace) -> int:
 
 def execute(chosen: Namespace) -> int:
     """run a further program in a container; ends with its exit status"""
+    _warn_of_exposure()
     from .execution import ExecChoices
     from .execution import execute as execute_in
 

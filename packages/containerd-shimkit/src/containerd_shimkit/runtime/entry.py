@@ -1,4 +1,4 @@
-"""The command line's first lines: a process that is going to fork a container begins anew, sealed.
+"""The command line's first lines: a process that is going to fork one of a container begins anew, sealed.
 
 It does so before anything is imported that it would have to import again.
 """
@@ -10,7 +10,7 @@ from typing import Final, NoReturn
 
 __all__ = ["main"]
 
-_MAKERS: Final = {"create", "run"}
+_MAKERS: Final = {"create", "exec", "run"}
 
 
 def main() -> NoReturn:
