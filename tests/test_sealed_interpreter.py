@@ -126,6 +126,20 @@ def test_the_command_line_is_sealed_before_it_forks(
     assert interpreter.is_whole
 
 
+def test_a_command_line_that_stays_shows_its_own_name(bundle: Bundle, interpreter: Interpreter, tmp_path: Path) -> None:
+    bundle.program = str(interpreter.script(tmp_path / "oci", ENTRY))
+    bundle.change(lambda spec: spec["process"].update(args=["cat"]))
+    command = [bundle.program, "--root", str(bundle.root), "run", bundle.new_id()]
+    with subprocess.Popen(command, cwd=bundle.directory, stdin=subprocess.PIPE) as running:
+        wait_until(lambda: len(bundle.call("list", "-q").stdout.splitlines()) == 1)
+        assert Path(f"/proc/{running.pid}/comm").read_text() == "containerd-shim\n"
+        assert os.statvfs(f"/proc/{running.pid}/exe").f_flag & os.ST_RDONLY
+        wait_until(lambda: bundle.state(bundle.ids[-1])["status"] == "running")
+        assert running.stdin is not None
+        running.stdin.close()
+        assert running.wait(20) == 0
+
+
 def test_without_that_an_interpreter_is_lost(bundle: Bundle, interpreter: Interpreter, tmp_path: Path) -> None:
     """That what these tests try is an attack."""
     bundle.program = str(interpreter.script(tmp_path / "oci", UNSEALED))

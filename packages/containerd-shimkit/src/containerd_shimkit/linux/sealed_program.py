@@ -89,7 +89,7 @@ def is_sealed() -> bool:
             if fcntl.fcntl(own, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE:
                 return True
         # a mount that is read-only and that others can reach as well can be made writable again
-        return bool(os.fstatvfs(own).f_flag & os.ST_RDONLY) and _mount_of(own) != _mount_at(sys.executable)
+        return bool(os.fstatvfs(own).f_flag & os.ST_RDONLY) and _mount_of(own) != _mount_at(sys.executable or "")
     finally:
         os.close(own)
 
@@ -100,7 +100,7 @@ def exposure() -> str:
     try:
         if is_sealed():
             return ""
-        os.close(open_sealed(sys.executable))
+        os.close(open_sealed(sys.executable or ""))
     except OSError as error:
         return f"{error.strerror}: {error.filename or _OWN}"
     return "it was started as an ordinary program"

@@ -16,9 +16,11 @@ _MAKERS: Final = {"create", "exec", "run"}
 def main() -> NoReturn:
     """Carry out the command of sys.argv."""
     if not _MAKERS.isdisjoint(sys.argv[1:]):  # nothing is wrong with one too many
+        from ..linux.process import set_name
         from ..linux.sealed_program import ensure_sealed
 
         ensure_sealed()
+        set_name("containerd-shimkit-oci")  # or it would be named after the interpreter, or a descriptor
     from .main import main as carry_out
 
     carry_out()
