@@ -31,11 +31,11 @@ __all__ = [
 
 DIRECTORY: Final = os.path.dirname(os.path.abspath(__file__))
 BINARY: Final = "containerd-shim-launcher"  # beside the sources, where it has been built
-SOURCES: Final = ("launcher.c", "context.c", "reply.c")
+SOURCES: Final = ("launcher.c", "context.c", "reply.c", "seal.c")
 MACHINES: Final = ("x86_64", "aarch64")
 ZIG_VERSION: Final = "0.17.1"  # as scripts/build-wasm: the same source gives the same bytes everywhere
 
-_HEADERS: Final = ("context.h", "reply.h")
+_HEADERS: Final = ("context.h", "reply.h", "seal.h")
 _FLAGS: Final = ("-std=c11", "-O2", "-static", "-s", "-Wall", "-Wextra", "-Werror")
 
 

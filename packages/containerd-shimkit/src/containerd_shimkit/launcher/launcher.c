@@ -6,6 +6,7 @@
  * work; a few at once, no more, for a node that starts a thousand containers would otherwise start a thousand
  * interpreters. Once a zygote has said that it
  * will do the work, somebody else may do it only when that one is gone; and once it has read standard input, nobody.
+ * Both interpreters are executed so that no container can write to them (seal.c).
  *
  * The command of the slow path is in the block below, where `containerd-shimkit install` has put it. */
 #define _GNU_SOURCE
@@ -29,6 +30,7 @@
 
 #include "context.h"
 #include "reply.h"
+#include "seal.h"
 
 #ifndef LAUNCHER_SOURCES /* a digest of these files, by which `containerd-shimkit status` knows an old build */
 #define LAUNCHER_SOURCES "unknown"
@@ -382,7 +384,7 @@ static __attribute__((noreturn)) void become_zygote(char **command, const char *
     if (syscall(SYS_close_range, 3, ~0u, 0) < 0) /* Linux 5.9 */
         for (int descriptor = 3; descriptor < 1024; descriptor++)
             close(descriptor);
-    execve(command[0], words, environment);
+    execute_sealed(words, environment);
     _exit(1);
 }
 
@@ -513,7 +515,7 @@ static __attribute__((noreturn)) void execute(char **command, char *const *argv,
         memcpy(line + words, argv + 1, given * sizeof *line); /* with the null pointer */
     else
         line[words] = NULL;
-    execve(command[0], line, environment_with_launcher(envp));
+    execute_sealed(line, environment_with_launcher(envp));
     say("cannot execute ", command[0]);
     fail(strerror(errno), "; run containerd-shimkit install NAME anew where the shim is installed now");
 }

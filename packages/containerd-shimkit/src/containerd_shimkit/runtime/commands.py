@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from argparse import Namespace
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ __all__ = [
     "state",
     "update",
 ]
+
+_log = logging.getLogger(__name__)
 
 
 def _store(chosen: Namespace) -> Store:
@@ -59,8 +62,16 @@ def _check_preserved(chosen: Namespace) -> None:
         raise InvalidArgumentError(f"--preserve-fds is {chosen.preserve_fds}; it must be 0 to 1000")
 
 
+def _warn_of_exposure() -> None:
+    from ..linux.sealed_program import exposure
+
+    if reason := exposure():
+        _log.warning("the container may get at this process's interpreter, which is not sealed: %s", reason)
+
+
 def create(chosen: Namespace) -> int:
     """make a container, whose program waits for `start`"""
+    _warn_of_exposure()
     from .creation import create as create_container
 
     create_container(_store(chosen), chosen.id, _choices(chosen))
@@ -69,6 +80,7 @@ def create(chosen: Namespace) -> int:
 
 def run(chosen: Namespace) -> int:
     """make a container and start it; ends with its program's exit status"""
+    _warn_of_exposure()
     from .control import start_now
     from .creation import create as create_container
     from .creation import run as run_container
@@ -165,6 +177,7 @@ def features(chosen: Namespace) -> int:
 
 def execute(chosen: Namespace) -> int:
     """run a further program in a container; ends with its exit status"""
+    _warn_of_exposure()
     from .execution import ExecChoices
     from .execution import execute as execute_in
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Final
 
 from ..errors import InvalidArgumentError, ShimError
 from ..zygote.messages import Reply
@@ -17,6 +18,8 @@ from .args import ShimArgs, parse_args
 from .group import remove_dead_socket
 
 __all__ = ["Shim", "main"]
+
+_BEGUN_ANEW: Final = "CONTAINERD_SHIMKIT_SEALED"  # a slow `start`, after it has found that no zygote does it
 
 
 def main(shim: Shim, argv: list[str] | None = None) -> int:
@@ -32,11 +35,16 @@ def main(shim: Shim, argv: list[str] | None = None) -> int:
 
             return run_zygote(shim, args.socket)
         if args.action == "serve":
+            _ensure_sealed(argv)
             _serve_in_foreground(shim, args)
             return 0
     except (ShimError, OSError) as error:
         return _print(failure(shim, error))
-    return _print(_ask_zygote(args, [sys.argv[0], *words]) or _do_it_here(shim, args))
+    if _BEGUN_ANEW not in os.environ and (reply := _ask_zygote(args, [sys.argv[0], *words])) is not None:
+        return _print(reply)
+    if args.action == "start":
+        _ensure_sealed(argv)
+    return _print(_do_it_here(shim, args))
 
 
 def _ask_zygote(args: ShimArgs, words: list[str]) -> Reply | None:
@@ -51,6 +59,14 @@ def _ask_zygote(args: ShimArgs, words: list[str]) -> Reply | None:
         _log(f"no zygote, so this start is slow: {problem}")
         return None
     return zygote.request(words)
+
+
+def _ensure_sealed(argv: list[str] | None) -> None:
+    """Begin anew, before anything is done or read, if this is the program itself: it will fork containers."""
+    if argv is None:
+        from ..linux.sealed_program import ensure_sealed
+
+        ensure_sealed(_BEGUN_ANEW)
 
 
 def _do_it_here(shim: Shim, args: ShimArgs) -> Reply:

@@ -17,6 +17,7 @@ from ..instance import Instance, InstanceConfig
 from ..linux import process
 from ..linux.quiet_fork import quieten_forks
 from ..linux.rlimits import raise_descriptor_limit
+from ..linux.sealed_program import exposure
 from ..task.service import TaskService
 from ..ttrpc.aio.server import Call, Handler, Server
 from .actions import Service, Shim
@@ -40,6 +41,7 @@ _LEAVE_GRACE: Final = 0.5
 def prepare(shim: Shim) -> None:
     """Import and load all that serving needs, then close imports; a process does it once, and may fork shims then."""
     shim.warm()
+    exposure()  # for all shims that will be forked from here
     pin_libraries()
     close_imports()
     quieten_forks()
@@ -126,6 +128,8 @@ class _Serving:
         server = Server({**self._tasks.services(), GROUP_SERVICE: self._group_handlers()})
         server.start(self._listener)
         _log.info("serving %s at %s", self._shim.name, self._path)
+        if reason := exposure():
+            _log.warning("containers may get at this shim's interpreter, which is not sealed: %s", reason)
         await self._ended.wait()
         self._let_go_of_socket(by_force=True)
         await server.close(grace=self._grace)
