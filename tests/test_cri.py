@@ -106,7 +106,7 @@ def security(**context: object) -> dict[str, object]:
 
 @pytest.mark.parametrize("pid_mode", [POD, CONTAINER], ids=["one pid namespace", "a pid namespace each"])
 def test_wasm_and_native_containers_share_a_pod(cri: CriContainerd, pid_mode: int) -> None:
-    options = security(namespace_options={"pid": pid_mode})
+    options: dict[str, Any] = security(namespace_options={"pid": pid_mode})
     pod = cri.run_pod("pod", **options)
     script = "echo out; echo err >&2; trap 'echo bye; exit 5' TERM; while :; do sleep 0.1; done"
     native = cri.start_container(pod, "pod", "native", IMAGE, ["sh", "-c", script], linux=options)
