@@ -16,7 +16,10 @@ from typing import Any
 
 import pytest
 from conftest import require_install
-from harness.cri import CONTAINER, HOST, PAUSE_IMAGE, PLUGINS, POD, RUNC, WASMTIME, CriContainerd
+from containerd_shimkit.linux.id_mapping import open_mapping
+from containerd_shimkit.linux.mount_tree import copy_mount, set_attributes
+from containerd_shimkit.oci.mount_options import MOUNT_ATTR_IDMAP
+from harness.cri import CONTAINER, HOST, PAUSE_IMAGE, PLUGINS, POD, RUNC, WASMTIME, WASMTIME_BY_PATH, CriContainerd
 from harness.images import BUSYBOX, NativeImage
 from harness.leftovers import assert_clean
 from wasi_demo_app.image import WASM_PATH
@@ -98,6 +101,24 @@ def last_number(cri: CriContainerd, container: str) -> str:
 
 def namespaces(pid: int) -> dict[str, str]:
     return {name: os.readlink(f"/proc/{pid}/ns/{name}") for name in ("net", "ipc", "uts", "pid", "mnt")}
+
+
+def can_map_ids(directory: str) -> bool:
+    """Whether mounts of the file system of *directory* can have mapped ids."""
+
+    def work() -> None:
+        namespace = open_mapping([(0, 1000, 1)], [(0, 1000, 1)])
+        set_attributes(copy_mount(directory, recursive=False), MOUNT_ATTR_IDMAP, user_namespace=namespace)
+
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitpid(pid, 0)[1] == 0
 
 
 def security(**context: object) -> dict[str, object]:
@@ -215,6 +236,35 @@ def test_pods_outlive_containerd_and_what_ended_meanwhile_is_known(cri: CriConta
     assert cri.execute(native, "hostname").stdout.strip() == "pod"
     again = cri.start_container(pod, "pod", "again", IMAGE, [WASM, "daemon"], metadata={"name": "wasm", "attempt": 1})
     assert until(lambda: logs(cri, again)[0])
+
+
+def test_a_pod_of_a_user_namespace_has_its_files_and_volumes_mapped(cri: CriContainerd, tmp_path: Path) -> None:
+    if cri.install.major == 1:
+        pytest.skip("containerd 1.6 knows of no user namespaces")
+    if not can_map_ids(cri.directory):
+        pytest.skip("this kernel, or the file system of /tmp, has no mapped mounts")
+    tmp_path.chmod(0o777)
+    mapping = [{"container_id": 0, "host_id": 100_000, "length": 65_536}]
+    options: dict[str, Any] = security(
+        namespace_options={"userns_options": {"mode": POD, "uids": mapping, "gids": mapping}}
+    )
+    pod = cri.run_pod("pod", WASMTIME_BY_PATH, **options)
+    fields: dict[str, Any] = {
+        "linux": options,
+        "mounts": [
+            {"container_path": "/volume", "host_path": str(tmp_path), "uidMappings": mapping, "gidMappings": mapping}
+        ],
+    }
+    script = "cat /proc/self/uid_map; ls -ln / | sed 1d; touch /new /volume/native; ls -ln /new"
+    native = cri.start_container(pod, "pod", "native", IMAGE, ["sh", "-c", script], **fields)
+    wasm = cri.start_container(pod, "pod", "wasm", IMAGE, [WASM, "write", "/volume/wasm", "x"], **fields)
+    assert exited(cri, native) == exited(cri, wasm) == 0, (logs(cri, native), logs(cri, wasm))
+    first, *listed = logs(cri, native)[0].splitlines()
+    assert first.split() == ["0", "100000", "65536"]
+    of_the_image = [line for line in listed if line.split()[-1] in ("bin", "wasi-demo-app.wasm", "/new")]
+    assert len(of_the_image) == 3, listed
+    assert all(line.split()[2:4] == ["0", "0"] for line in of_the_image), of_the_image
+    assert {name: (tmp_path / name).stat().st_uid for name in os.listdir(tmp_path)} == {"native": 0, "wasm": 0}
 
 
 SHOW = r"""

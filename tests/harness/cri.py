@@ -19,6 +19,7 @@ PAUSE_IMAGE = "registry.k8s.io/pause:test"
 PLUGINS = "/usr/lib/cni"  # where Debian's containernetworking-plugins are
 NAMESPACE = "k8s.io"  # of containerd; all that the CRI makes is in it
 WASMTIME, RUNC = "wasmtime", "runc"  # the runtime handlers, of which the first is the default
+WASMTIME_BY_PATH = "wasmtime-by-path"  # containerd 2.x asks only what has this runtime type for its features
 
 _HANDLERS = {WASMTIME: "io.containerd.wasmtime.v1", RUNC: "io.containerd.runc.v2"}
 POD, CONTAINER, HOST = 0, 1, 2  # whose namespace: a NamespaceMode of the CRI
@@ -47,6 +48,7 @@ class CriContainerd(Containerd):
 
     def __init__(self, install: Install, shim_directory: str, crictl: str, config_version: int = 2) -> None:
         self._config_version = config_version
+        self._shim = f"{shim_directory}/containerd-shim-wasmtime-v1"
         super().__init__(install, shim_directory, log_level="info")
         self.namespace = NAMESPACE
         self._crictl = crictl
@@ -100,9 +102,10 @@ class CriContainerd(Containerd):
             + self._handlers(f"{runtime}.containerd")
         )
 
-    @staticmethod
-    def _handlers(table: str) -> str:
-        return "".join(f'[{table}.runtimes.{name}]\nruntime_type = "{kind}"\n' for name, kind in _HANDLERS.items())
+    def _handlers(self, table: str) -> str:
+        tables = [f'[{table}.runtimes.{name}]\nruntime_type = "{kind}"\n' for name, kind in _HANDLERS.items()]
+        by_path = f'[{table}.runtimes.{WASMTIME_BY_PATH}]\nruntime_type = "{_HANDLERS[RUNC]}"\n'
+        return "".join((*tables, by_path, f'runtime_path = "{self._shim}"\n'))
 
     def start(self) -> None:
         """Start it and wait until its CRI, which reads its state after the rest, answers. Raises: RuntimeError."""
