@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -55,7 +55,7 @@ def split_mapping(options: Sequence[str]) -> tuple[Mapping | None, tuple[str, ..
 
 
 @contextmanager
-def mapped_lowerdirs(options: Sequence[str], mapping: Mapping, place: str) -> Iterator[tuple[str, ...]]:
+def mapped_lowerdirs(options: Sequence[str], mapping: Mapping, place: str) -> Generator[tuple[str, ...], None, None]:
     """An overlay's options, with layers that are mapped; they work, and stand at *place*, until the context ends.
 
     *place* is a path where nothing is. Raises: OSError that names the layer, InvalidArgumentError.
@@ -115,7 +115,7 @@ def _ranges(name: str, value: str) -> tuple[IdRange, ...]:
 
 
 @contextmanager
-def _opened(mapping: Mapping) -> Iterator[int]:
+def _opened(mapping: Mapping) -> Generator[int, None, None]:
     namespace = open_mapping(mapping.uids, mapping.gids)
     try:
         yield namespace
