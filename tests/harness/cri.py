@@ -46,7 +46,10 @@ class CriContainerd(Containerd):
     Pods get addresses of their own by the plugin ptp, which leaves nothing on the host when a pod has gone.
     """
 
-    def __init__(self, install: Install, shim_directory: str, crictl: str, config_version: int = 2) -> None:
+    def __init__(
+        self, install: Install, shim_directory: str, crictl: str, config_version: int = 2, *, maps_ports: bool = False
+    ) -> None:
+        self._maps_ports = maps_ports
         self._config_version = config_version
         self._shim = f"{shim_directory}/containerd-shim-wasmtime-v1"
         super().__init__(install, shim_directory, log_level="info")
@@ -69,7 +72,9 @@ class CriContainerd(Containerd):
             "routes": [{"dst": "0.0.0.0/0"}],
             "dataDir": f"{self.directory}/addresses",
         }
-        plugins = [{"type": "ptp", "ipMasq": False, "ipam": ipam}]
+        plugins: list[dict[str, object]] = [{"type": "ptp", "ipMasq": False, "ipam": ipam}]
+        if self._maps_ports:
+            plugins.append({"type": "portmap", "capabilities": {"portMappings": True}})
         return {"cniVersion": "0.4.0", "name": Path(self.directory).name, "plugins": plugins}
 
     def _configuration(self) -> str:
