@@ -43,7 +43,7 @@ int main(void) { return printf("Effective uid: %d\\n", (int)geteuid()) < 0; }
 _SERVER = """#!/bin/sh
 mkdir -p /var/run
 echo $$ >/var/run/nginx.pid
-echo {name} has started
+echo httpd is served by {name}
 httpd -f -p {port} -h /html &
 server=$!
 trap 'kill $server; exit 0' TERM QUIT
