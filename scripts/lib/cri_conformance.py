@@ -102,7 +102,10 @@ def _compile(source: str, target: Path) -> bytes:
 
 
 def run(install: Install, cri_tools: Path, handler: str, focus: str) -> dict[str, str]:
-    """Run the suite against one handler of a private containerd: what became of each specification, by its name."""
+    """Run the suite against one handler of a private containerd: what became of each specification, by its name.
+
+    Raises: RuntimeError, when the suite or containerd did not do what they should; CalledProcessError, TimeoutExpired.
+    """
     shims = str(Path(sys.executable).parent)
     version = 2 if install.major == 1 else 3
     daemon = CriContainerd(install, shims, str(cri_tools / "crictl"), config_version=version, maps_ports=True)
@@ -119,7 +122,10 @@ def run(install: Install, cri_tools: Path, handler: str, focus: str) -> dict[str
         command += ["--ginkgo.no-color", "--ginkgo.focus", focus]
         with open(cri_tools / f"{handler}.log", "w") as log:
             subprocess.run(command, stdout=log, stderr=log, env=daemon.environment, timeout=_TIMEOUT, check=False)
-        return parse_report(report.read_text())
+        found = parse_report(report.read_text())
+        if others := sorted(name for name, status in found.items() if status not in ("passed", "failed", "skipped")):
+            raise RuntimeError(f"critest did not come to its end: {others[0]} and {len(others) - 1} more")
+        return found
     finally:
         daemon.destroy()
 

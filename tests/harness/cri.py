@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import time
@@ -66,9 +67,11 @@ class CriContainerd(Containerd):
         )  # JSON is YAML
 
     def _network(self) -> dict[str, object]:
+        # of several daemons' pods, each has addresses of its own
+        subnet = f"10.{200 + secrets.randbelow(50)}.{secrets.randbelow(256)}.0/24"
         ipam = {
             "type": "host-local",
-            "ranges": [[{"subnet": "10.241.0.0/16"}]],
+            "ranges": [[{"subnet": subnet}]],
             "routes": [{"dst": "0.0.0.0/0"}],
             "dataDir": f"{self.directory}/addresses",
         }
