@@ -106,6 +106,24 @@ def test_what_containerd_cannot_read_is_left_alone(config: Path, containerd: str
     assert config.read_text() == text
 
 
+def test_what_would_change_something_else_is_taken_back(
+    config: Path, containerd: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before, there = config.read_bytes(), os.listdir(tmp_path / "conf.d")
+    monkeypatch.setattr(handler, "_is_added", lambda *_: False)
+    with pytest.raises(FailedPreconditionError, match=r"it is as it was: add by hand\n# containerd-shimkit: begin"):
+        add_handler("wasmtime", str(config), containerd)
+    assert (config.read_bytes(), os.listdir(tmp_path / "conf.d")) == (before, there)
+
+    def interrupted(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(handler, "_is_added", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        add_handler("wasmtime", str(config), containerd)
+    assert (config.read_bytes(), os.listdir(tmp_path / "conf.d")) == (before, there)
+
+
 def test_without_containerd_nothing_is_changed(tmp_path: Path) -> None:
     before = os.listdir(tmp_path)
     with pytest.raises(NotFoundError, match="no program /nowhere/containerd"):

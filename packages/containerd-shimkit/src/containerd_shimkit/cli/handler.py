@@ -78,29 +78,33 @@ def add_handler(name: str, config: str, containerd: str = "containerd") -> str:
         raise AlreadyExistsError(
             f"{config} has a handler {name} of the type {there.get('runtime_type')!r}; it is left alone: remove it"
         )
-    version = min(int(before["version"]), _OF_NEW_FILES)
-    text = _read(config)
+
+    def is_taken(path: str, text: str) -> bool:
+        former = _read(path) if os.path.exists(path) else None
+        _write(path, text)
+        is_added = False
+        try:
+            is_added = _is_added(name, before, containerd, config)
+        finally:
+            if not is_added:
+                _restore(path, former)
+        return is_added
+
+    version, text = min(int(before["version"]), _OF_NEW_FILES), _read(config)
     for directory in _drop_in_directories(before, text) if text else ():
         path = _drop_in(directory, name)
-        if not os.path.lexists(path):
-            _write(path, block(name, version, is_file=True))
-            if _is_added(name, before, containerd, config):
-                return path
-            os.unlink(path)
-    in_file = _version_of(text) if text else version
+        if not os.path.lexists(path) and is_taken(path, block(name, version, is_file=True)):
+            return path
+    version = _version_of(text) if text else version
+    lines = block(name, version, is_file=not text)
     separator = "\n" if text and not text.endswith("\n") else ""
     defaults = {each: str(table.get("runtime_type")) for each, table in _handlers(before).items()}
-    for kept in ({}, defaults):
-        _write(config, text + separator + block(name, in_file, is_file=not text, kept=kept))
-        if _is_added(name, before, containerd, config):
+    for added in (lines, block(name, version, is_file=not text, kept=defaults)):
+        if is_taken(config, text + separator + added):
             return config
-    if text:
-        _write(config, text)
-    else:
-        os.unlink(config)
     raise FailedPreconditionError(
-        f"containerd does not read {config} as it did when the handler {name} is appended; it is as it was: add by "
-        f"hand\n{block(name, in_file, is_file=not text)}"
+        f"containerd would not read {config} as it does now with the handler {name} at its end; it is as it was: add "
+        f"by hand\n{lines}"
     )
 
 
@@ -118,11 +122,15 @@ def remove_handler(name: str, config: str) -> str:
     rest = without_block(text, name)
     if rest == text:
         return ""
-    if rest:
-        _write(config, rest)
-    else:
-        os.unlink(config)
+    _restore(config, rest or None)
     return config
+
+
+def _restore(path: str, former: str | None) -> None:
+    if former is None:
+        os.unlink(path)
+    else:
+        _write(path, former)
 
 
 def _type_of(name: str) -> str:
