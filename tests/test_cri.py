@@ -195,6 +195,20 @@ def test_volumes_and_roots_are_as_read_only_as_they_are_asked_to_be(
         assert exited(cri, container) == (1 if readonly else 0), logs(cri, container)
 
 
+def test_limits_are_changed_and_what_outgrows_them_is_said_to_have(cri: CriContainerd) -> None:
+    pod = cri.run_pod("pod")
+    limit = {"linux": {"resources": {"memory_limit_in_bytes": 1 << 24}}}
+    container = cri.start_container(pod, "pod", "resized", IMAGE, ["sleep", "1000"], **limit)
+    cri.crictl("update", "--memory", str(1 << 25), container)
+    files = "/sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max"
+    shown = cri.execute(container, "sh", "-c", f"cat {files} 2>/dev/null; true").stdout
+    assert shown.strip() == str(1 << 25)
+    script = "x=a; while :; do x=$x$x; done"
+    greedy = cri.start_container(pod, "pod", "greedy", IMAGE, ["sh", "-c", script], **limit)
+    assert exited(cri, greedy) == 137
+    until(lambda: cri.inspect(greedy)["status"]["reason"] == "OOMKilled")
+
+
 def test_a_pod_is_reached_at_its_address_and_by_port_forward(cri: CriContainerd) -> None:
     pod = cri.run_pod("pod")
     script = "mkdir /page && echo served > /page/index.html && exec httpd -f -p 8080 -h /page"
