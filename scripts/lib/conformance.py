@@ -147,13 +147,13 @@ def table(found: Mapping[str, tuple[Result, Result]], versions: tuple[str, str])
     return "\n".join(lines)
 
 
-def write_docs(path: Path, text: str) -> None:
+def write_docs(path: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
     """Put *text* between the marks of the page. Raises: ValueError when it has none."""
     page = path.read_text()
-    if BEGIN not in page or END not in page:
-        raise ValueError(f"{path} lacks the lines {BEGIN} and {END}")
-    before, after = page.partition(BEGIN)[0], page.partition(END)[2]
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+    if begin not in page or end not in page:
+        raise ValueError(f"{path} lacks the lines {begin} and {end}")
+    before, after = page.partition(begin)[0], page.partition(end)[2]
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
 def main() -> int:

@@ -84,3 +84,17 @@ find_go() {
   version=$(go env GOVERSION 2>/dev/null) || return 1
   [ "$(printf 'go1.24\n%s\n' "$version" | sort --version-sort | head -1)" = go1.24 ]
 }
+
+# build_cri_tools PROGRAM...: crictl, critest, as pinned by cri-tools/go.mod, into .cache/cri-tools. Go itself knows what
+# is there already, and fetches a newer Go where the pinned version wants one, unless it is told not to.
+build_cri_tools() {
+  local program verb
+  for program in "$@"; do
+    verb=(build)
+    [ "$program" != critest ] || verb=(test -c)
+    (
+      cd "$ROOT/scripts/lib/cri-tools"
+      CGO_ENABLED=0 GOFLAGS=-modcacherw go "${verb[@]}" -o "$CACHE/cri-tools/$program" "sigs.k8s.io/cri-tools/cmd/$program" >&2
+    ) || return
+  done
+}

@@ -28,6 +28,7 @@ class NativeImage:
     programs: Mapping[str, bytes]
     links: Mapping[str, str] = field(default_factory=dict)
     entrypoint: Sequence[str] = ()
+    setuid: frozenset[str] = frozenset()  # of the programs, those that run as root whoever starts them
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the OCI layout as a tar file; the same image gives the same bytes."""
@@ -56,7 +57,8 @@ class NativeImage:
         Path(path).write_bytes(_tar({name: (content, 0o644) for name, content in files.items()}, {}))
 
     def _layer(self) -> bytes:
-        return _tar({name: (content, 0o755) for name, content in self.programs.items()}, self.links)
+        modes = {name: 0o4755 if name in self.setuid else 0o755 for name in self.programs}
+        return _tar({name: (content, modes[name]) for name, content in self.programs.items()}, self.links)
 
 
 def busybox_image(reference: str = "docker.io/library/busybox:test") -> NativeImage:

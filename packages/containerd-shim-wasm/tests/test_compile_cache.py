@@ -128,6 +128,7 @@ def test_one_changed_byte_is_found_also_by_who_has_seen_the_entry_before(cache: 
         (lambda code, record: _overwrite(record, 8, b"\x02"), "not version 1"),
         (lambda code, record: _overwrite(record, record.stat().st_size - 64, b"0"), "is another entry's"),
         (lambda code, record: code.chmod(0o666), "has mode 0666"),
+        (lambda code, record: code.chmod(0o600), "has mode 0600, as earlier versions made it"),
         (lambda code, record: record.chmod(0o620), "has mode 0620"),
         (lambda code, record: os.link(code, code.with_suffix(".more")), "is not a regular file with one name"),
         (lambda code, record: (code.rename(code.with_suffix(".x")), code.symlink_to(code.with_suffix(".x"))), "a link"),

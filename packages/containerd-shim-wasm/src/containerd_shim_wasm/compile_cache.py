@@ -16,6 +16,7 @@ import fcntl
 import functools
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -152,7 +153,8 @@ class CompileCache:
             os.close(lock)
 
     def _judge(self, name: EntryName, descriptor: int, directory: int, note_use: bool) -> Found | None:
-        identity = FileIdentity.of(os.fstat(descriptor))
+        status = os.fstat(descriptor)
+        identity = FileIdentity.of(status)
         known = self._known.get(name)
         if known is not None and known.identity == identity:
             if time.monotonic() >= known.touch_at:
@@ -161,6 +163,11 @@ class CompileCache:
         record = _read_record(directory, name, self.directory)
         if record is None:
             return None
+        if not status.st_mode & stat.S_IROTH:
+            raise BadEntryError(
+                f"{self.directory}/{name.text}{CODE} has mode {stat.S_IMODE(status.st_mode):04o}, as earlier versions "
+                "made it: the root of a user namespace cannot open it"
+            )
         if record.verified.size != identity.size:
             raise BadEntryError(
                 f"{self.directory}/{name.text}{CODE} has {identity.size} bytes, not {record.verified.size} as recorded"

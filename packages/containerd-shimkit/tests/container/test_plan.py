@@ -55,6 +55,14 @@ def test_the_root_is_built_from_mounts_then_devices_then_links() -> None:
     assert op.SymbolicLink("/dev/ptmx", "pts/ptmx") in plan.root
 
 
+def test_terminals_are_of_the_containers_own_devpts_though_the_hosts_multiplexer_is_asked_for() -> None:
+    devices = [{"path": path, "type": "c", "major": 5, "minor": 2} for path in ("/dev/ptmx", "//dev/./ptmx", "/dev/x")]
+    plan = plan_of(put("linux.devices", devices))
+    assert [step.path for step in plan.root if isinstance(step, op.DeviceNode)][-1:] == ["/dev/x"]
+    assert not [step for step in plan.root if isinstance(step, op.DeviceNode) and "ptmx" in step.path]
+    assert op.SymbolicLink("/dev/ptmx", "pts/ptmx") in plan.root
+
+
 def test_the_root_is_sealed_before_the_pivot_and_left_by_nothing_after_it() -> None:
     plan = plan_of(put("root.readonly", True))
     kinds = [type(step) for step in plan.seal]

@@ -15,6 +15,7 @@ import click
 from ..errors import AlreadyExistsError, FailedPreconditionError, NotFoundError, ShimError
 from ..launcher import build
 from ..launcher.block import fill_command, is_launcher, machine_of
+from .handler import DEFAULT_CONFIG, add_handler, runtime_class
 from .owners import package_owning
 from .programs import Kind, Program, RuntimeName, interpreter_of, program_name, read_program, runtime_name
 from .search_path import SearchPath, containerd_search_paths, same_directory
@@ -42,7 +43,19 @@ _NO_LAUNCHER = (
 @click.option(
     "--compile", "compile_here", is_flag=True, help="Compile the launcher with the C compiler of this machine."
 )
-def install(names: tuple[str, ...], directory: str, compile_here: bool) -> None:
+@click.option(
+    "--kubernetes",
+    is_flag=True,
+    help="Also make each a handler in containerd's configuration, and print the RuntimeClass that names it.",
+)
+@click.option(
+    "--config",
+    default=DEFAULT_CONFIG,
+    show_default=True,
+    type=click.Path(dir_okay=False),
+    help="containerd's configuration, for --kubernetes.",
+)
+def install(names: tuple[str, ...], directory: str, compile_here: bool, kubernetes: bool, config: str) -> None:
     """Let containerd find the runtimes io.containerd.NAME.v1 that are installed in this Python environment.
 
     A small native program goes into the directory, which hands containerd's requests to a warm process of the shim's.
@@ -52,6 +65,8 @@ def install(names: tuple[str, ...], directory: str, compile_here: bool) -> None:
     for name in names:
         try:
             click.echo(_install(name, directory, compile_here))
+            if kubernetes:
+                _add_handler(name, os.path.abspath(config))
         except (ShimError, build.CompileError) as error:
             click.echo(f"error: {name}: {error}", err=True)
             failed = True
@@ -64,6 +79,14 @@ def install(names: tuple[str, ...], directory: str, compile_here: bool) -> None:
                     click.echo(f"warning: {warning}", err=True)
     if failed:
         sys.exit(1)
+
+
+def _add_handler(name: str, config: str) -> None:
+    """Make *name* a handler; say so on stderr, and print its RuntimeClass. Raises: ShimError, OSError."""
+    written = add_handler(name, config)
+    said = f"the handler {name} is in {written}; restart containerd" if written else f"{config} has a handler {name}"
+    click.echo(said, err=True)
+    click.echo(f"---\n{runtime_class(name)}", nl=False)
 
 
 def _cure(error: OSError) -> str:

@@ -10,6 +10,7 @@ import click
 
 from ..errors import FailedPreconditionError, ShimError
 from .bundles import Container, containers, state_directories
+from .handler import DEFAULT_CONFIG, remove_handler
 from .install import DEFAULT_DIRECTORY
 from .owners import package_owning
 from .programs import Kind, RuntimeName, program_name, read_program
@@ -36,13 +37,22 @@ _SHOWN = 5  # containers that a message names
     type=click.Path(file_okay=False),
     help="A state directory of containerd, in the place of those that are found; repeatable.",
 )
-def uninstall(names: tuple[str, ...], directory: str, force: bool, states: tuple[str, ...]) -> None:
+@click.option(
+    "--config",
+    default=DEFAULT_CONFIG,
+    show_default=True,
+    type=click.Path(dir_okay=False),
+    help="containerd's configuration, where `install --kubernetes` may have put handlers.",
+)
+def uninstall(names: tuple[str, ...], directory: str, force: bool, states: tuple[str, ...], config: str) -> None:
     """Remove the launchers of the runtimes io.containerd.NAME.v1; the shims stay installed in their environments."""
     failed = False
     for name in names:
         path = os.path.join(os.path.abspath(directory), program_name(name))
         try:
             click.echo(_uninstall(path, force, states or state_directories()))
+            if changed := remove_handler(name, os.path.abspath(config)):
+                click.echo(f"took the handler {name} out of {changed}; restart containerd")
         except ShimError as error:
             click.echo(f"error: {name}: {error}", err=True)
             failed = True

@@ -41,12 +41,13 @@ from .refusals import unsupported
 
 __all__ = ["Plan", "plan_container", "with_filter", "with_terminal"]
 
+_MULTIPLEXER: Final = "/dev/ptmx"
 _DEFAULT_LINKS: Final = (
     ("/dev/fd", "/proc/self/fd"),
     ("/dev/stdin", "/proc/self/fd/0"),
     ("/dev/stdout", "/proc/self/fd/1"),
     ("/dev/stderr", "/proc/self/fd/2"),
-    ("/dev/ptmx", "pts/ptmx"),
+    (_MULTIPLEXER, "pts/ptmx"),
 )
 _DEVICE_TYPES: Final = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 
@@ -186,8 +187,9 @@ def _root_steps(spec: Spec, linux: Linux, kinds: dict[str, str], bundle: str) ->
     if not binds_dev(spec):  # a /dev of the host's has what it has; nothing of ours is written there
         for name, major, minor in DEFAULT_DEVICES:
             yield DeviceNode(f"/dev/{name}", stat.S_IFCHR | 0o666, major, minor, 0, 0)
-        for index, device in enumerate(linux.devices):
-            yield _plan_device(device, f"linux.devices[{index}]")
+        planned = (_plan_device(device, f"linux.devices[{index}]") for index, device in enumerate(linux.devices))
+        # among all of the host's devices, which privileged pods get, is the multiplexer of the host's terminals
+        yield from (node for node in planned if node.path != _MULTIPLEXER)
         for path, points_to in _DEFAULT_LINKS:
             yield SymbolicLink(path, points_to)
     elif linux.devices:
@@ -200,8 +202,8 @@ def _root_steps(spec: Spec, linux: Linux, kinds: dict[str, str], bundle: str) ->
 def _plan_device(device: Device, field: str) -> DeviceNode:
     if device.type not in _DEVICE_TYPES:
         raise InvalidArgumentError(f"config.json: {field}.type is {device.type!r}; it must be one of c, u, b, p")
-    path = posixpath.normpath(device.path)
-    if not posixpath.isabs(path) or path == "/":
+    path = posixpath.normpath("/" + device.path.lstrip("/"))  # of two slashes in front normpath keeps both
+    if not posixpath.isabs(device.path) or path == "/":
         raise InvalidArgumentError(f"config.json: {field}.path {device.path!r} is not a path of a device")
     permissions = 0o666 if device.file_mode is None else device.file_mode & 0o7777
     mode = _DEVICE_TYPES[device.type] | permissions

@@ -10,7 +10,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ..errors import InvalidArgumentError, PermissionDeniedError, ResourceExhaustedError, ShimError, UnimplementedError
@@ -19,6 +19,7 @@ from ..oci import mount_options as ms
 from ..oci.mount_options import MountOptions, parse_options
 from . import paths
 from .libc import encode, last_error, libc, syscall
+from .mapped_rootfs import Mapping, bind_mapped, mapped_lowerdirs, split_mapping
 from .mount_helper import is_helper_type, mount_by_helper
 
 __all__ = [
@@ -216,20 +217,27 @@ def mount_rootfs(mounts: Iterable[Mount], target: str) -> None:
 
 
 def _mount_one(wanted: Mount, rootfs: str, done: list[str]) -> None:
-    options = parse_options(wanted.options)
-    mapped = [word for word in wanted.options if word.startswith(("uidmap=", "gidmap="))]
-    if options.extensions or mapped:
+    mapping, words = split_mapping(wanted.options)
+    options = parse_options(words)
+    is_bind = wanted.type == "bind" or bool(options.flags & ms.MS_BIND)
+    unknown = [*options.extensions]
+    if mapping and not is_bind and wanted.type != "overlay":
+        unknown += [word for word in wanted.options if word not in words]
+    if unknown:
         raise UnimplementedError(
             f"the mount of {wanted.source!r} ({wanted.type}) that containerd asks for has the option "
-            f"{(*options.extensions, *mapped)[0]!r}, which this shim does not support; choose another snapshotter"
+            f"{unknown[0]!r}, which this shim does not support; choose another snapshotter"
         )
     try:
         point = _mount_point(wanted.target, rootfs)
         if is_helper_type(wanted.type):
             mount_by_helper(wanted.source, point, wanted.type, wanted.options)
             done.append(point)
-        elif wanted.type == "bind" or options.flags & ms.MS_BIND:
-            _bind(wanted.source, point, options, done)
+        elif is_bind:
+            _bind(wanted.source, point, options, mapping, done)
+        elif mapping:
+            with mapped_lowerdirs(words, mapping, f"{os.path.abspath(rootfs)}.lower") as mapped:
+                _mount_filesystem(replace(wanted, options=mapped), point, done)
         else:
             _mount_filesystem(wanted, point, done)
         for kind in options.propagation:
@@ -256,8 +264,11 @@ def _mount_point(target: str, rootfs: str) -> str:
         os.close(found)
 
 
-def _bind(source: str, point: str, options: MountOptions, done: list[str]) -> None:
-    mount(source, point, "", ms.MS_BIND | options.flags & ms.MS_REC)
+def _bind(source: str, point: str, options: MountOptions, mapping: Mapping | None, done: list[str]) -> None:
+    if mapping:
+        bind_mapped(source, point, mapping, recursive=bool(options.flags & ms.MS_REC))
+    else:
+        mount(source, point, "", ms.MS_BIND | options.flags & ms.MS_REC)
     done.append(point)
     flags = options.flags & ~(ms.MS_BIND | ms.MS_REC)
     if flags or options.cleared:
