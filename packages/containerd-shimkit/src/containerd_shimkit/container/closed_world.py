@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from importlib.machinery import BuiltinImporter, FrozenImporter, ModuleSpec
@@ -43,6 +44,7 @@ _LAZY: Final = (
     "concurrent.futures._base",
 )
 _FOR_ONE_CONTAINER: Final = ("encodings.ascii", "encodings.latin_1")
+_WITHOUT_ROOT: Final = ("containerd_shimkit.linux.id_map_programs",)
 _WITH_SYSTEMD: Final = ("containerd_shimkit.linux.systemd_cgroups",)
 # glibc 2.34 and newer have "files" and "dns" built in; before, they are these libraries. libgcc_s is for unwinding.
 _LIBRARIES: Final = ("libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2", "libgcc_s.so.1")
@@ -67,7 +69,8 @@ def close_imports(*, lives_on: bool = True) -> None:
     What a process that *lives_on* may still come to need is imported first. Others, which make one container, have it.
     """
     with_systemd = _WITH_SYSTEMD if is_systemd_init() else ()
-    for name in (*_LAZY, *with_systemd) if lives_on else _FOR_ONE_CONTAINER:
+    for_one = (*_FOR_ONE_CONTAINER, *(_WITHOUT_ROOT if os.geteuid() else ()))
+    for name in (*_LAZY, *with_systemd) if lives_on else for_one:
         try:
             importlib.import_module(name)
         except ImportError:
