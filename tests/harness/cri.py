@@ -192,6 +192,15 @@ class CriContainerd(Containerd):
         own = frozenset({Path(self.directory).name})
         return replace(super().scope(), markers=(self.directory, self.cgroup_parent), spared_cgroups=own)
 
+    def destroy(self) -> None:
+        """End everything; the pods by the CRI as long as it answers, for else their networks would stay."""
+        if self.pid:
+            try:
+                self.remove_all()
+            except (CrictlFailedError, subprocess.TimeoutExpired):
+                pass  # what is told is why the test has failed
+        super().destroy()
+
     def remove_all(self) -> None:
         """Stop and remove every pod with its containers, as a kubelet would."""
         for pod in self.crictl("pods", "--quiet").stdout.split():
