@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import pty
-import signal
 import struct
 import subprocess
 import termios
@@ -199,11 +198,10 @@ def test_a_terminal_is_this_commands_own(bundle: Bundle, command: str) -> None:
         words = ["exec", "--tty", started(bundle), *script]
     pid, master = pty.fork()
     if pid == 0:
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
         os.chdir(bundle.directory)
         os.execv(PROGRAM, [PROGRAM, "--root", str(bundle.root), *words])
     try:
-        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
-        os.kill(pid, signal.SIGWINCH)
         output = _read_until(master, b"/dev/pts/0")
         os.write(master, b"hello\n")
         output += _read_until(master, b"got hello")

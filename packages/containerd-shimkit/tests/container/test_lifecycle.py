@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from pathlib import Path
 
 import pytest
-from containerd_shimkit import InstanceConfig, InvalidArgumentError, UnimplementedError
+from containerd_shimkit import InstanceConfig, UnimplementedError
 from containerd_shimkit.container import labels
 from containerd_shimkit.container.executor import LinuxExecutor
 from containerd_shimkit.container.lifecycle import Container
@@ -16,28 +15,11 @@ from containerd_shimkit.oci.defaults import default_spec
 from containerd_shimkit.oci.spec import Spec, parse_spec
 from containerd_shimkit.shim.reaper import Reaper
 
-WHOLE = [{"containerID": 0, "hostID": 0, "size": 1}]
-
 
 def container(bundle: Path, spec: Spec) -> Container:
     config = InstanceConfig(namespace="test", bundle=str(bundle))
     assert spec.process
     return Container("c1", config, spec, LinuxExecutor.of(spec.process), Reaper.current())
-
-
-def test_ids_that_cannot_be_mapped_are_the_specifications_fault(tmp_path: Path) -> None:
-    document = default_spec(["/app"], cgroups_path="/pod/c1")
-    document["linux"]["namespaces"].append({"type": "user"})
-    document["linux"] |= {"uidMappings": WHOLE, "gidMappings": WHOLE}
-
-    async def scenario() -> None:
-        made = container(tmp_path, parse_spec(json.dumps(document)))
-        made.pid = os.getpid()  # whose namespace is not new
-        with pytest.raises(InvalidArgumentError, match=r"linux\.uidMappings and linux\.gidMappings cannot be had"):
-            await made._map_ids()
-        Reaper.current().stop()
-
-    asyncio.run(scenario())
 
 
 def test_a_label_that_the_kernel_does_not_know_is_refused_before_anything_is_made(

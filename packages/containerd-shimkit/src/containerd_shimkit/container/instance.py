@@ -63,7 +63,7 @@ class ContainerInstance(Instance):
 
     async def kill(self, signal: int, exec_id: str | None = None, all: bool = False) -> None:  # noqa: A002
         if exec_id:
-            self.container.execution(exec_id).kill(signal)
+            self.container.executions.find(exec_id).kill(signal)
             return
         if signal == signals.SIGKILL:
             await self.container.freezing.give_way()
@@ -80,28 +80,29 @@ class ContainerInstance(Instance):
 
     async def close_io(self, exec_id: str | None = None) -> None:
         if exec_id:
-            self.container.execution(exec_id).close_stdin()
+            self.container.executions.find(exec_id).close_stdin()
         else:
             self.container.close_stdin()
 
     async def resize_pty(self, width: int, height: int, exec_id: str | None = None) -> None:
         if exec_id:
-            self.container.execution(exec_id).resize(width, height)
+            self.container.executions.find(exec_id).resize(width, height)
         else:
             self.container.resize(width, height)
 
     async def exec(self, exec_id: str, spec: Encoded, config: InstanceConfig) -> None:
         process = parse_process(spec.value)
-        self.container.add_execution(exec_id, process, config, self.make_exec_executor(process))
+        executor = self.make_exec_executor(process)
+        self.container.executions.add(exec_id, self.container.home(), process, config, executor)
 
     async def start_exec(self, exec_id: str) -> int:
-        return await self.container.execution(exec_id).start()
+        return await self.container.executions.find(exec_id).start()
 
     async def wait_exec(self, exec_id: str) -> ExitStatus:
-        return await asyncio.shield(self.container.execution(exec_id).exited)
+        return await asyncio.shield(self.container.executions.find(exec_id).exited)
 
     async def delete_exec(self, exec_id: str) -> None:
-        await self.container.remove_execution(exec_id)
+        await self.container.executions.remove(exec_id)
 
     async def pause(self) -> None:
         await self.container.freezing.pause()

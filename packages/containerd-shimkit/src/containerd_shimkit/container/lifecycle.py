@@ -10,13 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from ..errors import (
     AbortedError,
-    AlreadyExistsError,
     FailedPreconditionError,
-    InvalidArgumentError,
     NotFoundError,
     ShimError,
 )
@@ -26,18 +24,21 @@ from ..linux.cgroups import cgroup_for
 from ..linux.mount_helper import is_helper_type
 from ..linux.mounts import mount_rootfs, mounted_below
 from ..linux.pidfd import identify
-from ..linux.user_namespaces import IdRange, own_standing, write_id_maps
+from ..linux.user_namespaces import own_standing
 from ..oci.hooks import state_of
-from ..oci.spec import Process, Spec
+from ..oci.spec import Spec
 from ..shim.reaper import Reaper
-from .answers import Answer, no_answer
+from . import claims
+from .answers import Answer, answer_while, no_answer
 from .apply import check_limits, make_cgroup
 from .channel import Channel, FifoLine, Message
 from .execution import Execution, Home
+from .executions import Executions
 from .executor import Executor
 from .filters import filter_of
 from .forker import Forker
 from .freezing import Freezing
+from .id_maps import map_ids
 from .init import InitTask, error_from
 from .labels import check_labels
 from .limits import Limits
@@ -59,10 +60,8 @@ __all__ = ["Container", "Maker"]
 
 _log = logging.getLogger(__name__)
 
-_claimed: set[str] = set()  # cgroups of this process's containers
 _MOUNT_TIMEOUT: Final = 90.0
 _EXECUTIONS_TIMEOUT: Final = 5.0  # for those that have been sent SIGKILL
-_MAP_TIMEOUT: Final = 60.0
 _SCOPE_TIMEOUT: Final = 30.0  # more than it takes to give systemd up
 _REASONS: Final = {
     137: "; it may have been killed for its memory limit (linux.resources.memory)",
@@ -135,7 +134,7 @@ class Container:
         self._claim = ""
         self._talk: asyncio.Task[None] | None = None
         self._filter = b""
-        self._executions: dict[str, Execution] = {}
+        self.executions = Executions(id)
         self._finishing: asyncio.Task[None] | None = None
         self._init_ended: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
         self.pid = 0
@@ -146,7 +145,7 @@ class Container:
 
         Raises: ShimError, with everything undone.
         """
-        self._claim_cgroup()
+        self._claim = claims.claim(self._cgroup, self.id)
         try:
             await self._begin()
             # a successor may have ended before its pid is known
@@ -193,18 +192,11 @@ class Container:
         if signal == signals.SIGKILL:
             self._cgroup.let_killed_end()
 
-    def add_execution(self, id: str, process: Process, config: InstanceConfig, executor: Executor) -> None:  # noqa: A002
-        """Register a further process, to be started later. Of *config* its streams count, and whether it is a terminal.
-
-        Raises: AlreadyExistsError, FailedPreconditionError; InvalidArgumentError, UnimplementedError by the field.
-        """
-        if id in self._executions:
-            raise AlreadyExistsError(f"container {self.id!r} has a process {id!r} already")
+    def home(self) -> Home:
+        """This container as the place of further processes. Raises: FailedPreconditionError when it is not there."""
         if self._state.init is None or self._init_ended.done():
             raise FailedPreconditionError(f"container {self.id!r} is not there: no process can be added to it")
-        process = replace(process, terminal=config.terminal)
-        check_labels(replace(self._spec, process=process))
-        home = Home(
+        return Home(
             self.id,
             self._spec,
             self._cgroup,
@@ -215,18 +207,6 @@ class Container:
             self._answer,
             self._config.bundle,
         )
-        self._executions[id] = Execution(id, home, process, config, executor)
-
-    def execution(self, id: str) -> Execution:  # noqa: A002
-        """The process that was added as *id*. Raises: NotFoundError."""
-        if (found := self._executions.get(id)) is None:
-            raise NotFoundError(f"container {self.id!r} has no process {id!r}")
-        return found
-
-    async def remove_execution(self, id: str) -> None:  # noqa: A002
-        """End the process that was added as *id*, if it runs, and forget it. Raises: NotFoundError."""
-        await self.execution(id).close()
-        self._executions.pop(id, None)
 
     def add_annotations(self, annotations: Mapping[str, str]) -> None:
         """Have the hooks that are still to come told of *annotations* besides the container's own."""
@@ -241,16 +221,15 @@ class Container:
     async def delete(self) -> None:
         """End what is left and remove every trace. Raises: ShimError for what would not go; may be called again."""
         await self._end_init()
-        for id in tuple(self._executions):  # noqa: A001
-            await self.remove_execution(id)
+        await self.executions.remove_all()
         self._close()
-        await Remover.of(self._reaper).remove(self._state, is_alone=len(_claimed) <= 1)
+        await Remover.of(self._reaper).remove(self._state, is_alone=claims.count() <= 1)
         if self._log_program is not None:  # now that nobody is left who could write
             await self._log_program.finish()
         if self._state.init is not None:
             await self._hooks.try_run("stopped", 0, "poststop")
         remove_state(self._state_directory)
-        self._release_cgroup()
+        claims.release(self._claim)
 
     def close_stdin(self) -> None:
         """Let the container's stdin end when its client has closed it."""
@@ -260,7 +239,7 @@ class Container:
     def pids(self) -> Sequence[ProcessInfo]:
         """The container's processes, init first: it is listed also when it has ended."""
         others = () if self.exited.done() else sorted(set(self._cgroup.pids()) - {self.pid})
-        names = {each.pid: each.id for each in self._executions.values() if each.is_running}
+        names = self.executions.names()
         return [ProcessInfo(pid, names.get(pid, "")) for pid in (self.pid, *others)]
 
     def stats(self) -> Encoded:
@@ -268,22 +247,6 @@ class Container:
         from .stats import read_stats  # not for a command that lives for a moment: it loads protobuf
 
         return read_stats(self._cgroup)
-
-    def _claim_cgroup(self) -> None:
-        """Make sure that the cgroup is nobody else's: deleting a container ends every process in its cgroup."""
-        if not self._cgroup.paths:
-            return  # there is none
-        claim = self._cgroup.directory
-        if any(_overlap(claim, other) for other in _claimed) or self._cgroup.has_processes():
-            raise FailedPreconditionError(
-                f"linux.cgroupsPath: the cgroup {claim} of container {self.id!r} belongs to another container or has "
-                "processes in it; give each container a path of its own"
-            )
-        _claimed.add(claim)
-        self._claim = claim
-
-    def _release_cgroup(self) -> None:
-        _claimed.discard(self._claim)
 
     async def _begin(self) -> None:
         """Fork the init. The state file names whatever exists, before it does, but an init that has made nothing yet:
@@ -344,40 +307,6 @@ class Container:
         self._state = replace(self._state, init=init)
         write_state(self._state_directory, self._state)
 
-    async def _map_ids(self) -> None:
-        """Give the user namespace that the init has made its users and groups."""
-        linux = self._spec.linux
-        assert linux is not None, "there is no plan without"
-        uids, gids = (
-            [(each.container_id, each.host_id, each.size) for each in mappings]
-            for mappings in (linux.uid_mappings, linux.gid_mappings)
-        )
-        if os.geteuid():
-            await self._map_ids_of_ordinary_user(uids, gids)
-            return
-        self._write_id_maps(uids, gids)
-
-    async def _map_ids_of_ordinary_user(self, uids: Sequence[IdRange], gids: Sequence[IdRange]) -> None:
-        from ..linux.id_map_programs import needs_programs, write_id_maps_by_programs  # root has no use for them
-
-        if needs_programs(uids, gids):
-            await run_in_child(
-                lambda: write_id_maps_by_programs(self.pid, uids, gids),
-                self._reaper,
-                what=f"mapping the ids of container {self.id!r}",
-                timeout=_MAP_TIMEOUT,
-            )
-        else:
-            self._write_id_maps(uids, gids)
-
-    def _write_id_maps(self, uids: Sequence[IdRange], gids: Sequence[IdRange]) -> None:
-        try:
-            write_id_maps(self.pid, uids, gids)
-        except OSError as error:
-            raise InvalidArgumentError(
-                f"linux.uidMappings and linux.gidMappings cannot be had: {error}; the shim must be allowed these ids"
-            ) from error
-
     async def _open_streams(self) -> Stdio | TerminalStreams:
         streams, self._log_program = await open_streams(self._config, self.id, self._reaper)
         return streams
@@ -433,7 +362,8 @@ class Container:
                     channel.send({"kind": "go"})
                     continue
                 if message["kind"] == "unshared":
-                    await self._map_ids()
+                    assert self._spec.linux is not None, "there is no plan without"
+                    await map_ids(self.id, self._spec.linux, self.pid, self._reaper)
                     channel.send({"kind": "go"})
                     continue
                 if message["kind"] == "successor":
@@ -444,7 +374,10 @@ class Container:
                 if message["kind"] == "terminal" and isinstance(self._stdio, TerminalStreams):
                     self._stdio.attach(descriptors.pop(), message["name"])
                     continue
-                answer, given = await self._answer_unless_dead(message["question"], descriptors)
+                answered = await answer_while(self._answer(message["question"], descriptors), self.exited)
+                if answered is None:
+                    raise await self._died()
+                answer, given = answered
                 try:
                     channel.send({"kind": "answer", "answer": answer}, given)
                 finally:
@@ -473,23 +406,6 @@ class Container:
         except BrokenPipeError:
             pass  # it has ended, which is read next
 
-    async def _answer_unless_dead(self, question: Message, descriptors: Sequence[int]) -> tuple[Message, Sequence[int]]:
-        """Answer, but give up when the init has been killed meanwhile: nobody would hear the answer."""
-        answering = asyncio.ensure_future(self._answer(question, descriptors))
-        try:
-            waiting: set[asyncio.Future[Any]] = {answering, self.exited}
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done():
-                raise await self._died()
-            return answering.result()
-        finally:
-            if not answering.done():
-                answering.cancel()
-                (late,) = await asyncio.gather(answering, return_exceptions=True)
-                if not isinstance(late, BaseException):  # it was ready in the same moment
-                    for descriptor in late[1]:
-                        os.close(descriptor)
-
     async def _listen(self, channel: Channel) -> None:
         """Log what a running init reports: why its guest failed. It has one word, for what runs there is not ours."""
         try:
@@ -513,7 +429,7 @@ class Container:
                 self._cgroup.signal_all(signals.SIGKILL)
             except OSError as error:
                 _log.warning("cannot end the processes left in container %s: %s", self.id, error)
-        running = [each for each in self._executions.values() if each.is_running]
+        running = self.executions.running()
         for each in running:
             each.end()
         if running or isinstance(self._stdio, TerminalStreams):
@@ -563,7 +479,7 @@ class Container:
         except (ShimError, OSError) as error:
             _log.error("container %s could not be cleaned up after its failed create: %s", self.id, error)
         finally:
-            self._release_cgroup()  # what is left in it, if anything, is found by the next one's look at it
+            claims.release(self._claim)  # what is left in it, if anything, is found by the next one's look at it
 
     def _close(self) -> None:
         self._oom.close()
@@ -593,8 +509,3 @@ def _warn_of_unknown_capabilities(id: str, spec: Spec) -> None:  # noqa: A002
     if unknown:
         names = ", ".join(sorted(set(unknown)))
         _log.warning("container %s asks for capabilities that this kernel does not have: %s", id, names)
-
-
-def _overlap(path: str, other: str) -> bool:
-    """Whether one of two cgroups is the other, or lies in it."""
-    return f"{path}/".startswith(f"{other}/") or f"{other}/".startswith(f"{path}/")

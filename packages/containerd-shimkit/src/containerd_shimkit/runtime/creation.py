@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pwd import getpwuid
 
@@ -24,6 +24,7 @@ from ..shim.reaper import Reaper
 from .control import start
 from .handover import handing_on_signals, preserved_descriptors, raw_if_needed, streams_of, write_pid
 from .loop import with_loop
+from .own_terminal import own_size
 from .store import Entry, Record, Store
 
 __all__ = ["Choices", "create", "run"]
@@ -86,6 +87,9 @@ async def _make(
     if spec.process is None:
         raise InvalidArgumentError("config.json has no `process`: there is nothing to run; add process.args")
     terminal, console = spec.process.terminal, choices.console_socket
+    process = spec.process
+    if terminal and not console and process.console_size is None:
+        process = replace(process, console_size=own_size())
     stdio = streams_of(terminal=terminal, console_socket=console, stays=choices.stays)
     maker = Maker(directory, stdio, line, preserved, choices.new_keyring)
     config = InstanceConfig(
@@ -95,7 +99,9 @@ async def _make(
         console_socket=console,
         config={"systemd_cgroup": choices.systemd_cgroup},
     )
-    container = Container(id, config, spec, LinuxExecutor.of(spec.process), Reaper.current(), maker=maker)
+    container = Container(
+        id, config, replace(spec, process=process), LinuxExecutor.of(process), Reaper.current(), maker=maker
+    )
     close_imports(lives_on=False)  # the paths of this program may be those of the image, too, once that is the root
     hide_environment()
     await container.create()

@@ -20,6 +20,7 @@ from ..oci.strict_json import IDS
 from ..shim.reaper import Reaper
 from .handover import handing_on_signals, preserved_descriptors, raw_if_needed, streams_of, write_pid
 from .loop import with_loop
+from .own_terminal import own_size
 from .store import Entry
 
 __all__ = ["ExecChoices", "execute"]
@@ -58,6 +59,8 @@ async def _execute(entry: Entry, choices: ExecChoices) -> int:
     spec = read_spec(entry.directory)
     assert spec.process is not None, "or it could not have been made"
     process = _process(choices, spec.process)
+    if process.terminal and process.console_size is None:
+        process = replace(process, console_size=own_size())
     reaper = Reaper.current()
     seccomp = spec.linux.seccomp if spec.linux else None
     program = await filter_of(seccomp, reaper) if seccomp is not None else b""

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from ..container.terminal import TerminalStreams
 from ..errors import FailedPreconditionError
 
-__all__ = ["own_terminal", "raw"]
+__all__ = ["own_size", "own_terminal", "raw"]
 
 
 def own_terminal() -> TerminalStreams:
@@ -27,6 +27,15 @@ def own_terminal() -> TerminalStreams:
             "process.terminal is true, but the standard input of this command is no terminal; give it one, or "
             "--console-socket, or make process.terminal false"
         ) from None
+
+
+def own_size() -> tuple[int, int] | None:
+    """Height and width of this process's terminal, for the container's to begin with; None when it has none."""
+    try:
+        size = os.get_terminal_size(0)
+    except OSError:
+        return None
+    return size.lines, size.columns
 
 
 @contextmanager
