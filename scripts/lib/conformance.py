@@ -25,6 +25,7 @@ PINS = Path(__file__).parent / "runtime-tools"
 MODULE = "github.com/opencontainers/runtime-tools"
 ROOTFS = "rootfs-amd64.tar.gz"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+RACES = ("pidfile",)  # kills a program that ends by itself: whether it is there still, no runtime decides
 _TIMEOUT = 300  # seconds for one program
 _RESULT = re.compile(r"^\s*(not )?ok \d+(?: - (.*?))?\s*(# SKIP.*)?$", re.MULTILINE | re.IGNORECASE)
 
@@ -65,6 +66,8 @@ def falls_short(ours: Result, theirs: Result) -> bool:
     """Whether a program finds more to complain of in ours than in theirs."""
     if theirs.is_clean:
         return not ours.is_clean
+    if theirs.status != 0:  # what it would have said of the rest nobody knows
+        return ours.passed < theirs.passed
     gives_up = ours.status != 0 and theirs.status == 0
     return gives_up or ours.passed < theirs.passed or len(ours.failed) > len(theirs.failed)
 
@@ -177,7 +180,7 @@ def main() -> int:
     for name, own, other in compare(args.directory, chosen, ours, theirs):
         found[name] = own, other
         mark = ""
-        if falls_short(own, other):
+        if name not in RACES and falls_short(own, other):
             behind.append(name)
             mark = "  <- falls short of runc: " + "; ".join(own.failed[:3])
         print(f"{name:40} ours: {own!s:24} runc: {other}{mark}", flush=True)
