@@ -360,14 +360,14 @@ def test_a_first_process_that_is_killed_takes_the_second_with_it(play: Play, mon
 def test_in_a_paused_container_nothing_is_started(play: Play) -> None:
     async def scenario(bench: Bench) -> None:
         container = await bench.running()
-        freezer = Path(container.container._cgroup.paths["freezer"]) / "freezer.state"
+        cgroup = container.container._cgroup
         name = await bench.add(container, "/bin/true")
-        freezer.write_text("FROZEN")
+        cgroup.freeze()
         try:
             with pytest.raises(FailedPreconditionError, match=r"is paused: .* resume it first"):
                 await container.start_exec(name)
         finally:
-            freezer.write_text("THAWED")
+            cgroup.thaw()
         await container.start_exec(name)
         assert (await container.wait_exec(name)).status == 0
 
