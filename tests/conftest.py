@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import shutil
@@ -14,6 +15,7 @@ from harness.containerd import Containerd, Install, find_install
 from harness.images import BUSYBOX, busybox_image
 from harness.leftovers import Leftovers, Scope, assert_clean
 from harness.oci import Bundle, lay_out
+from harness.pod import Play, Scenario, pod
 from harness.zygotes import end_zygotes, our_zygotes, remove_dead, zygote_traces
 
 ROOT = Path(__file__).parent.parent
@@ -113,3 +115,19 @@ def bundle(tmp_path: Path) -> Iterator[Bundle]:
         parent = hierarchy / group
         if parent.is_dir():
             parent.rmdir()
+
+
+@pytest.fixture
+def play(shim_directory: str) -> Play:
+    """Run a scenario in a pod of its own, and fail when it leaves anything behind."""
+    if os.geteuid():
+        pytest.skip("containers need root")
+
+    def run(scenario: Scenario) -> None:
+        async def whole() -> None:
+            async with pod(os.path.join(shim_directory, "containerd-shim-wasmtime-v1")) as made:
+                await scenario(made)
+
+        asyncio.run(whole())
+
+    return run

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import subprocess
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,11 +13,10 @@ from containerd_shim_wasm_test_modules import SPINNER
 from containerd_shimkit import InvalidArgumentError, UnimplementedError
 from containerd_shimkit.linux.labels import has_apparmor
 from harness.native import run_in_pod
-from harness.pod import Pod, pod
+from harness.pod import Play, Pod
 
 pytestmark = pytest.mark.root
 
-Play = Callable[[Callable[[Pod], Awaitable[None]]], None]
 NAME = "shimkit-test"
 PROFILE = f"""
 profile {NAME} flags=(attach_disconnected,mediate_deleted) {{
@@ -30,21 +28,6 @@ profile {NAME} flags=(attach_disconnected,mediate_deleted) {{
   deny /secret r,
 }}
 """
-
-
-@pytest.fixture
-def play(shim_directory: str) -> Play:
-    if os.geteuid():
-        pytest.skip("containers need root")
-
-    def run(scenario: Callable[[Pod], Awaitable[None]]) -> None:
-        async def whole() -> None:
-            async with pod(os.path.join(shim_directory, "containerd-shim-wasmtime-v1")) as made:
-                await scenario(made)
-
-        asyncio.run(whole())
-
-    return run
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +13,13 @@ import pytest
 from containerd_shim_wasm_test_modules import HELLO_WORLD
 from containerd_shimkit import AbortedError
 from harness.images import BUSYBOX
-from harness.pod import Pod, pod
+from harness.pod import Play, Pod
 
 pytestmark = pytest.mark.root
 
-Scenario = Callable[[Pod], Awaitable[None]]
-Play = Callable[[Scenario], None]
 WASM = "/app/program.wasm"
 SHELL = {"/bin/sh": Path(BUSYBOX).read_bytes()}
 INSIDE = ("createContainer", "startContainer")
-
-
-@pytest.fixture
-def play(shim_directory: str) -> Play:
-    if os.geteuid():
-        pytest.skip("containers need root")
-
-    def run(scenario: Scenario) -> None:
-        async def whole() -> None:
-            async with pod(os.path.join(shim_directory, "containerd-shim-wasmtime-v1")) as made:
-                await scenario(made)
-
-        asyncio.run(whole())
-
-    return run
 
 
 def hook(script: str) -> list[dict[str, Any]]:

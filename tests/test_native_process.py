@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from containerd_shimkit import InvalidArgumentError, PermissionDeniedError
 from harness.native import RUNC, Change, run_by_runc, run_in_pod
-from harness.pod import Pod, pod
+from harness.pod import Play, Pod
 
 pytestmark = pytest.mark.root
 
-Play = Callable[[Callable[[Pod], Awaitable[None]]], None]
 OWN = (  # what is a process's own, or a matter of luck
     *(
         "Pid",
@@ -35,22 +31,6 @@ OWN = (  # what is a process's own, or a matter of luck
     *("Speculation", "Cpus", "Mems", "SigQ", "State", "Threads", "THP", "untag", "x86", "Core"),
 )
 STATUS = f"/bin/busybox grep -v -E '^({'|'.join(OWN)})' /proc/self/status"
-
-
-@pytest.fixture
-def play(shim_directory: str) -> Play:
-    """Run a scenario in a pod of its own, and fail when it leaves anything behind."""
-    if os.geteuid():
-        pytest.skip("containers need root")
-
-    def run(scenario: Callable[[Pod], Awaitable[None]]) -> None:
-        async def whole() -> None:
-            async with pod(os.path.join(shim_directory, "containerd-shim-wasmtime-v1")) as made:
-                await scenario(made)
-
-        asyncio.run(whole())
-
-    return run
 
 
 def both(*changes: Change) -> Change:

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from containerd_shimkit import AlreadyExistsError, InvalidArgumentError, NotFoundError
 from harness.native import Change, run_in_pod
-from harness.pod import Pod, pod
+from harness.pod import Play, Pod
 
 pytestmark = pytest.mark.root
 
-Play = Callable[[Callable[[Pod], Awaitable[None]]], None]
 SHOW = "/bin/busybox ip addr show"
-
-
-@pytest.fixture
-def play(shim_directory: str) -> Play:
-    def run(scenario: Callable[[Pod], Awaitable[None]]) -> None:
-        async def whole() -> None:
-            async with pod(os.path.join(shim_directory, "containerd-shim-wasmtime-v1")) as made:
-                await scenario(made)
-
-        asyncio.run(whole())
-
-    return run
 
 
 def ip(*words: str, check: bool = True) -> str:

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,31 +45,11 @@ from containerd_shimkit.proto import runtime_options_pb2
 from containerd_shimkit.ttrpc.aio.client import Client
 from google.protobuf import any_pb2
 from harness.images import BUSYBOX
-from harness.pod import Pod, pod
+from harness.pod import Play, Pod
 
 pytestmark = pytest.mark.root
 
 WASM = "/app/program.wasm"
-Scenario = Callable[[Pod], Awaitable[None]]
-
-
-@pytest.fixture
-def play(shim_directory: str) -> Callable[[Scenario], None]:
-    """Run a scenario in a pod of its own, and fail when it leaves anything behind."""
-    if os.geteuid():
-        pytest.skip("containers need root")
-
-    def run(scenario: Scenario) -> None:
-        async def whole() -> None:
-            async with pod(os.path.join(shim_directory, "containerd-shim-wasmtime-v1")) as made:
-                await scenario(made)
-
-        asyncio.run(whole())
-
-    return run
-
-
-Play = Callable[[Scenario], None]
 
 
 def test_a_module_runs_and_its_events_come_in_order(play: Play) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from containerd_shimkit import FailedPreconditionError, InvalidArgumentError, No
 from containerd_shimkit.linux.cgroups import cgroup_for
 from google.protobuf import any_pb2
 from harness.images import BUSYBOX
-from harness.pod import Container, Pod, pod
+from harness.pod import Container, Play, Pod
 
 pytestmark = pytest.mark.root
 
@@ -25,23 +25,6 @@ SPIN = b'(module (func (export "_start") (loop (br 0))))'
 RUNNING, STOPPED, PAUSED = 2, 3, 4
 LIMITS = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
 BOTH = pytest.mark.parametrize("program", ["wasm", "native"])
-Play = Callable[[Callable[[Pod], Awaitable[None]]], None]
-
-
-@pytest.fixture
-def play(shim_directory: str) -> Play:
-    """Run a scenario in a pod of its own, and fail when it leaves anything behind."""
-    if os.geteuid():
-        pytest.skip("containers need root")
-
-    def run(scenario: Callable[[Pod], Awaitable[None]]) -> None:
-        async def whole() -> None:
-            async with pod(os.path.join(shim_directory, "containerd-shim-wasmtime-v1")) as made:
-                await scenario(made)
-
-        asyncio.run(whole())
-
-    return run
 
 
 def busy(pod: Pod, program: str, change: Callable[[dict[str, Any]], object] = lambda spec: None) -> Container:

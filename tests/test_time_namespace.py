@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +11,11 @@ import pytest
 from containerd_shim_wasm_test_modules import SPINNER
 from containerd_shimkit import InvalidArgumentError
 from harness.native import Change, run_in_pod
-from harness.pod import Pod, pod
+from harness.pod import Play, Pod
 
 pytestmark = pytest.mark.root
 
-Play = Callable[[Callable[[Pod], Awaitable[None]]], None]
 DAY = 86400
-
-
-@pytest.fixture
-def play(shim_directory: str) -> Play:
-    if os.geteuid():
-        pytest.skip("containers need root")
-
-    def run(scenario: Callable[[Pod], Awaitable[None]]) -> None:
-        async def whole() -> None:
-            async with pod(os.path.join(shim_directory, "containerd-shim-wasmtime-v1")) as made:
-                await scenario(made)
-
-        asyncio.run(whole())
-
-    return run
 
 
 def in_time_namespace(path: str = "", **offsets: int) -> Change:

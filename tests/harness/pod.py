@@ -11,11 +11,11 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from containerd_shimkit import ShimError
 from containerd_shimkit.oci.defaults import default_spec
@@ -177,6 +177,13 @@ _REQUESTS = {
     "Exec": "ExecProcessRequest",
 }
 _RESPONSES = {"Create": "CreateTaskResponse"}
+
+
+Scenario: TypeAlias = Callable[[Pod], Awaitable[None]]
+"""What a test does in a pod."""
+
+Play: TypeAlias = Callable[[Scenario], None]
+"""The fixture `play`: runs a scenario."""
 
 
 @asynccontextmanager
