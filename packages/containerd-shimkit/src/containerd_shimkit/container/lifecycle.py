@@ -345,49 +345,51 @@ class Container:
             try:
                 if message is None:
                     raise await self._died()
-                if message["kind"] == "error":
-                    raise error_from(message)
-                if message["kind"] == "ready":
-                    return
-                if message["kind"] == "hooks":
-                    await self._hooks.run("creating", self.pid, "prestart", "createRuntime")
-                    channel.send({"kind": "go"})
-                    continue
-                if message["kind"] == "listener":
-                    await self._hand_listener_over(message, "creating", channel)
-                    continue
-                if message["kind"] == "netDevices":
-                    assert self._spec.linux is not None, "there is no plan without"
-                    await move_net_devices(self._spec.linux.net_devices, self.pid, self._reaper)
-                    channel.send({"kind": "go"})
-                    continue
-                if message["kind"] == "unshared":
-                    assert self._spec.linux is not None, "there is no plan without"
-                    await map_ids(self.id, self._spec.linux, self.pid, self._reaper)
-                    channel.send({"kind": "go"})
-                    continue
-                if message["kind"] == "successor":
-                    self._watch(message["pid"])
-                    self._record_init()
-                    channel.send({"kind": "go"})
-                    continue
-                if message["kind"] == "terminal" and isinstance(self._stdio, TerminalStreams):
-                    self._stdio.attach(descriptors.pop(), message["name"])
-                    continue
-                answered = await answer_while(self._answer(message["question"], descriptors), self.exited)
-                if answered is None:
-                    raise await self._died()
-                answer, given = answered
-                try:
-                    channel.send({"kind": "answer", "answer": answer}, given)
-                finally:
-                    for descriptor in given:
-                        os.close(descriptor)
+                match message["kind"]:
+                    case "error":
+                        raise error_from(message)
+                    case "ready":
+                        return
+                    case "listener":
+                        await self._hand_listener_over(message, "creating", channel)
+                    case "terminal" if isinstance(self._stdio, TerminalStreams):
+                        self._stdio.attach(descriptors.pop(), message["name"])
+                    case "hooks" | "netDevices" | "unshared" | "successor":
+                        await self._do_for_init(message)
+                        channel.send({"kind": "go"})
+                    case _:
+                        await self._answer_question(message["question"], descriptors, channel)
             except BrokenPipeError:
                 raise await self._died() from None
             finally:
                 for descriptor in descriptors:
                     os.close(descriptor)
+
+    async def _do_for_init(self, message: Message) -> None:
+        """Do what an init has to have done outside before it goes on."""
+        linux = self._spec.linux
+        assert linux is not None, "there is no plan without"
+        match message["kind"]:
+            case "hooks":
+                await self._hooks.run("creating", self.pid, "prestart", "createRuntime")
+            case "netDevices":
+                await move_net_devices(linux.net_devices, self.pid, self._reaper)
+            case "unshared":
+                await map_ids(self.id, linux, self.pid, self._reaper)
+            case _:  # "successor"
+                self._watch(message["pid"])
+                self._record_init()
+
+    async def _answer_question(self, question: Message, descriptors: Sequence[int], channel: Channel) -> None:
+        answered = await answer_while(self._answer(question, descriptors), self.exited)
+        if answered is None:
+            raise await self._died()
+        answer, given = answered
+        try:
+            channel.send({"kind": "answer", "answer": answer}, given)
+        finally:
+            for descriptor in given:
+                os.close(descriptor)
 
     @staticmethod
     async def _receive_plain(channel: Channel) -> Message | None:
